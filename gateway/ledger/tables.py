@@ -1,0 +1,232 @@
+"""The tables of the ledger, as SQLAlchemy Core metadata: the one definition that migrations, writers and readers share.
+
+Owns names, types, keys and indexes. Knows nothing of connections. Rows are INSERT-only: an exchange is written
+once, closed. `exchanges` and `attempts` are range-partitioned on their UUIDv7 key, which carries the millisecond
+it was made in, so the key alone names the day and is unique by itself (see `ledger.partitions`).
+Units are in the name: `_s` float seconds, `_usd` numeric dollars, `_tokens` counts.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Float,
+    Index,
+    Integer,
+    MetaData,
+    Numeric,
+    SmallInteger,
+    Table,
+    Text,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB, UUID
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "%(table_name)s_%(column_0_N_name)s_idx",
+        "pk": "%(table_name)s_pkey",
+        "uq": "%(table_name)s_%(column_0_N_name)s_key",
+        "ck": "%(table_name)s_%(constraint_name)s_check",
+    }
+)
+
+_TIME = DateTime(timezone=True)
+_USD = Numeric(20, 9)  # nano-dollar resolution, the unit of cost in code
+
+exchanges = Table(
+    "exchanges",
+    metadata,
+    Column("id", UUID(as_uuid=True), primary_key=True),  # UUIDv7; `X-Request-Id` is "req_" + its 32 hex digits
+    Column("started_at", _TIME, nullable=False),
+    Column("caller", Text, nullable=False),  # name of the API key
+    Column("endpoint", Text, nullable=False),  # e.g. /v1/chat/completions
+    Column("model_asked", Text),
+    Column("task_id", Text),  # as the caller gave it; belongs to the caller
+    Column("workflow", Text),
+    Column("shape", Text),
+    Column("shape_source", Text),  # declared | rule | structural | inferred | default
+    Column("policy_hash", Text),
+    Column("decision", JSONB),
+    Column("target", Text),  # the one that answered, or was tried last; NULL if none was tried
+    Column("model", Text),  # the model that target was asked for
+    Column("status", SmallInteger, nullable=False),  # HTTP status the client got; 499 if it left before one
+    Column("stream", Boolean, nullable=False),
+    Column("attempts", SmallInteger, nullable=False),
+    Column("ttft_s", Float),  # to the first content, refusal, reasoning or tool-call delta
+    Column("total_s", Float, nullable=False),
+    Column("tokens_per_s", Float),  # output tokens after the first / time after the first
+    Column("overhead_s", Float),  # time in the gateway itself before the first attempt was sent
+    Column("input_tokens", Integer),
+    Column("cached_tokens", Integer),  # part of input_tokens
+    Column("cache_write_tokens", Integer),
+    Column("output_tokens", Integer),
+    Column("reasoning_tokens", Integer),  # part of output_tokens
+    Column("cost_usd", _USD),  # sum over attempts; NULL when a price is unknown, never 0 for that reason
+    Column("error_code", Text),
+    Column("timed_out", Text),  # first_token | idle | total, NULL when no deadline of the policy was missed
+    Column("finish_reason", Text),
+    Column("response_model", Text),
+    Index(None, "started_at"),
+    Index(None, "caller", "task_id", postgresql_where=text("task_id IS NOT NULL")),
+    postgresql_partition_by="RANGE (id)",
+)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("id", UUID(as_uuid=True), primary_key=True),  # UUIDv7
+    Column("exchange_id", UUID(as_uuid=True), nullable=False),
+    Column("ordinal", SmallInteger, nullable=False),  # 0 = first
+    Column("started_at", _TIME, nullable=False),
+    Column("target", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    # ok | timeout_first_token | timeout_idle | timeout_total | connect_error | http_error | bad_response | cut_off | client_gone
+    Column("result", Text, nullable=False),
+    Column("http_status", SmallInteger),
+    Column("error_code", Text),
+    Column("error_message", Text),
+    Column("ttft_s", Float),
+    Column("total_s", Float, nullable=False),
+    Column("input_tokens", Integer),
+    Column("cached_tokens", Integer),
+    Column("cache_write_tokens", Integer),
+    Column("output_tokens", Integer),
+    Column("reasoning_tokens", Integer),
+    Column("cost_usd", _USD),
+    Column("price_id", Text),  # the price row used; NULL when the cost is unknown
+    Column("upstream_request_id", Text),
+    Column("engine", JSONB),  # the engine's own figures: queue_s, prefill_s, decode_s, …
+    Index(None, "exchange_id"),
+    Index(None, "started_at"),
+    postgresql_partition_by="RANGE (id)",
+)
+
+tasks = Table(
+    "tasks",
+    metadata,
+    Column("caller", Text, primary_key=True),
+    Column("task_id", Text, primary_key=True),
+    Column("workflow", Text),
+    Column("first_seen_at", _TIME, nullable=False),
+)
+
+outcomes = Table(  # the last of a task wins, all are kept
+    "outcomes",
+    metadata,
+    Column("id", UUID(as_uuid=True), primary_key=True),  # UUIDv7
+    Column("caller", Text, nullable=False),
+    Column("task_id", Text, nullable=False),
+    Column("reported_at", _TIME, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("score", Float),
+    Column("workflow", Text),
+    CheckConstraint("status IN ('completed', 'failed', 'abandoned')", name="status"),
+    CheckConstraint("score IS NULL OR (score >= 0 AND score <= 1)", name="score"),
+    Index(None, "caller", "task_id", "reported_at"),
+)
+
+prices = Table(  # one row per distinct price seen; a change of price is a new row
+    "prices",
+    metadata,
+    Column("id", Text, primary_key=True),  # hash of the columns below
+    Column("target", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("source", Text, nullable=False),  # config | litellm <version> | engine
+    Column("input_usd_per_mtok", _USD),
+    Column("cached_usd_per_mtok", _USD),
+    Column("cache_write_usd_per_mtok", _USD),
+    Column("output_usd_per_mtok", _USD),
+    Column("usd_per_hour", _USD),  # self-hosted targets
+    Column("first_seen_at", _TIME, nullable=False, server_default=text("now()")),
+)
+
+policies = Table(  # the newest row whose error is NULL is active everywhere; a refused text is kept with its error
+    "policies",
+    metadata,
+    Column("id", UUID(as_uuid=True), primary_key=True),  # UUIDv7: the order of publishing
+    Column("hash", Text, nullable=False),
+    Column("yaml", Text, nullable=False),
+    Column("source", Text, nullable=False),  # file:<host>:<path> | dashboard | api
+    Column("published_at", _TIME, nullable=False, server_default=text("now()")),
+    Column("error", Text),
+    Index(None, "source", "id"),
+)
+
+targets = Table(  # what the running configuration says exists, replaced at each start
+    "targets",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("model", Text),
+    Column("url", Text),
+    Column("disabled_reason", Text),  # NULL when enabled
+    Column("usd_per_hour", _USD),
+    Column("updated_at", _TIME, nullable=False, server_default=text("now()")),
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", UUID(as_uuid=True), primary_key=True),
+    Column("name", Text, nullable=False, unique=True),
+    Column("hash", Text, nullable=False, unique=True),  # sha256 of the whole key, hex
+    Column("prefix", Text, nullable=False),  # first characters, to recognise a key in a list
+    Column("scope", Text, nullable=False, server_default="call"),
+    Column("created_at", _TIME, nullable=False, server_default=text("now()")),
+    Column("revoked_at", _TIME),
+    CheckConstraint("scope IN ('call', 'read', 'admin')", name="scope"),
+)
+
+quota_usage = Table(
+    "quota_usage",
+    metadata,
+    Column("caller", Text, primary_key=True),
+    Column("period", Text, primary_key=True),  # day:2026-11-22 | month:2026-11
+    Column("calls", BigInteger, nullable=False, server_default="0"),
+    Column("tokens", BigInteger, nullable=False, server_default="0"),
+    Column("cost_usd", _USD, nullable=False, server_default="0"),
+)
+
+engine_samples = Table(
+    "engine_samples",
+    metadata,
+    Column("target", Text, primary_key=True),
+    Column("sampled_at", _TIME, primary_key=True),
+    Column("running", Integer),
+    Column("waiting", Integer),
+    Column("kv_used_fraction", Float),
+    Column("prefill_tokens_per_s", Float),
+    Column("decode_tokens_per_s", Float),
+    Column("state", JSONB, nullable=False),
+)
+
+bench_runs = Table(
+    "bench_runs",
+    metadata,
+    Column("id", UUID(as_uuid=True), primary_key=True),
+    Column("kind", Text, nullable=False),  # models | gateway | engine | routing
+    Column("started_at", _TIME, nullable=False),
+    Column("settings", JSONB, nullable=False),
+    Column("results", JSONB, nullable=False),
+    Index(None, "kind", "started_at"),
+)
+
+latency_histograms = Table(  # bucket k covers (1.02^(k-1), 1.02^k] seconds; merge = add n over equal k
+    "latency_histograms",
+    metadata,
+    Column("batch_id", UUID(as_uuid=True), primary_key=True),
+    Column("minute", _TIME, primary_key=True),  # start of the span
+    Column("target", Text, primary_key=True),
+    Column("shape", Text, primary_key=True),
+    Column("metric", Text, primary_key=True),  # ttft_s | tpot_s | total_s
+    Column("span_s", Integer, nullable=False, server_default="60"),
+    Column("k", ARRAY(SmallInteger), nullable=False),
+    Column("n", ARRAY(Integer), nullable=False),
+    Index(None, "minute"),
+)

@@ -1,0 +1,74 @@
+"""`Target` and `Catalog`: what exists to route to, and what a model name that an app wrote means.
+
+In: the deployment's targets and model map, as values. Out: names resolved to targets. Knows nothing of health.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Literal
+
+from router.shapes import SHAPES
+
+Kind = Literal["engine", "openai", "litellm"]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One place a call can go. `usd_*` are dollars per million tokens; None = unknown."""
+
+    name: str
+    kind: Kind
+    model: str
+    endpoints: frozenset[str] = frozenset({"/v1/chat/completions"})
+    context_tokens: int | None = None
+    has_tools: bool = True
+    has_images: bool = True
+    has_json: bool = True
+    input_usd_per_mtok: float | None = None
+    output_usd_per_mtok: float | None = None
+    disabled_reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """What a model name means: targets it pins (empty = route freely), and a shape it declares."""
+
+    pinned: tuple[str, ...] = ()
+    shape: str | None = None
+    via: str = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class Catalog:
+    """All targets by name, in the order of the configuration, with the map of names that apps already use."""
+
+    targets: Mapping[str, Target]
+    models: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    unknown_model: Literal["auto", "reject"] = "auto"
+
+    def resolve(self, model: str) -> Named | None:
+        """Exact names first, then patterns in order, then `unknown_model`. None = refuse the name."""
+        named = self._builtin(model)
+        if named:
+            return named
+        mapped = self.models.get(model) or next(
+            (to for pattern, to in self.models.items() if fnmatchcase(model, pattern)), None
+        )
+        if mapped is None:
+            return Named(via="unknown_model") if self.unknown_model == "auto" else None
+        if len(mapped) == 1 and (single := self._builtin(mapped[0])):
+            return Named(single.pinned, single.shape, via="models")
+        return Named(pinned=mapped, via="models")
+
+    def _builtin(self, model: str) -> Named | None:
+        if model == "auto":
+            return Named()
+        if model in self.targets:
+            return Named(pinned=(model,), via="target")
+        prefix, _, shape = model.partition("/")
+        if prefix == "auto" and shape in SHAPES:
+            return Named(shape=shape, via="auto/<shape>")
+        return None

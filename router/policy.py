@@ -1,0 +1,103 @@
+"""`Policy`: how to choose, as values. Parsed and checked elsewhere (gateway.config); this file knows no YAML.
+
+In: nothing. Out: the frozen dataclasses that `decide` reads. Seconds in `_s`, shares in 0..1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Literal, get_args
+
+from router.query import Query
+
+Objective = Literal["ttft", "speed", "completion_p95", "cost_per_completed_task"]
+OBJECTIVES: tuple[str, ...] = get_args(Objective)
+CompletedWhen = Literal["finish_stop", "explicit", "json_valid", "tool_loop_ends"]
+
+
+@dataclass(frozen=True, slots=True)
+class Slo:
+    """Limits a candidate's prediction must meet to be preferred; None = no limit."""
+
+    ttft_p95_s: float | None = None
+    completion_p95_s: float | None = None
+    timeout_rate: float | None = None
+    truncation_rate: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Three separate deadlines of a call: to the first token, between two pieces, and overall."""
+
+    first_token_s: float = 30.0
+    idle_s: float = 30.0
+    total_s: float = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Retries:
+    """`max` further attempts a call, at most `budget` × calls (+10 in 10 s) over all calls."""
+
+    max: int = 2
+    budget: float = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class ShapePolicy:
+    """What the policy says of one task shape. Empty `candidates` means every enabled target."""
+
+    objective: Objective = "ttft"
+    candidates: tuple[str, ...] = ()
+    fallback: tuple[str, ...] = ()
+    slo: Slo = field(default_factory=Slo)
+    timeouts: Timeouts = field(default_factory=Timeouts)
+    completed_when: CompletedWhen = "finish_stop"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """Sets `shape` when every condition fits. Keys: `header.<name>`, `metadata.<key>`, `model`, `caller`,
+    `endpoint`, `workflow`; values are shell patterns, compared case-sensitively (header names are not)."""
+
+    when: tuple[tuple[str, str], ...]
+    shape: str
+
+    def matches(self, query: Query) -> bool:
+        return all(_fits(query, key, pattern) for key, pattern in self.when)
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """One loaded version of policy.yaml."""
+
+    hash: str
+    shapes: dict[str, ShapePolicy]
+    defaults: ShapePolicy = field(default_factory=ShapePolicy)
+    retries: Retries = field(default_factory=Retries)
+    explore: float = 0.02
+    half_life_s: float = 60.0
+    rules: tuple[Rule, ...] = ()
+
+    def for_shape(self, shape: str) -> ShapePolicy:
+        return self.shapes.get(shape, self.defaults)
+
+
+def _fits(query: Query, key: str, pattern: str) -> bool:
+    value = _field(query, key)
+    return value is not None and fnmatchcase(value, pattern)
+
+
+def _field(query: Query, key: str) -> str | None:
+    kind, _, name = key.partition(".")
+    if kind == "header":
+        return query.headers.get(name.lower())
+    if kind == "metadata":
+        return query.metadata.get(name)
+    plain = {
+        "model": query.model,
+        "caller": query.caller,
+        "endpoint": query.endpoint,
+        "workflow": query.workflow,
+    }
+    return plain.get(key)

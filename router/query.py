@@ -1,0 +1,37 @@
+"""`Query`: all the router may know of a request. Built by the gateway's surfaces, read by `decide`; holds no text.
+
+In: counts, flags and names taken from one client call. Out: a frozen value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+NO_NAMES: Mapping[str, str] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One client call, as far as routing goes. Header names are lower case; only str values of metadata count."""
+
+    endpoint: str  # e.g. /v1/chat/completions
+    model: str  # as the app wrote it
+    caller: str = ""
+    stream: bool = False
+    headers: Mapping[str, str] = field(default=NO_NAMES)
+    metadata: Mapping[str, str] = field(default=NO_NAMES)
+    workflow: str | None = None
+    task_id: str | None = None
+    declared_shape: str | None = None  # header or metadata; `auto/<shape>` is read from `model`
+    input_tokens: int = 0  # an estimate: text bytes ÷ 4, plus 4 a message
+    max_output_tokens: int | None = None
+    temperature: float | None = None
+    message_count: int = 0
+    has_tools: bool = False
+    has_tool_messages: bool = False
+    has_images: bool = False
+    wants_json: bool = False
+    slo_ttft_s: float | None = None  # the caller's hints: they tighten a policy, never loosen it
+    slo_tpot_s: float | None = None
+    deadline_s: float | None = None
