@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-NO_NAMES: Mapping[str, str] = {}
-
 
 @dataclass(frozen=True, slots=True)
 class Query:
@@ -19,8 +17,8 @@ class Query:
     model: str  # as the app wrote it
     caller: str = ""
     stream: bool = False
-    headers: Mapping[str, str] = field(default=NO_NAMES)
-    metadata: Mapping[str, str] = field(default=NO_NAMES)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict)
     workflow: str | None = None
     task_id: str | None = None
     declared_shape: str | None = None  # header or metadata; `auto/<shape>` is read from `model`

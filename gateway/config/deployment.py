@@ -1,23 +1,44 @@
 """`Deployment`: sparkgate.yaml as checked values: what exists. Frozen after start.
 
-In: a mapping (see `config.load` for files, line numbers and `${ENV}`). Out: pydantic models that refuse unknown
-keys and bad values, and the router's `Catalog`. How to choose between targets is policy.yaml's business.
+In: a mapping (see `config.load` for files, line numbers and `${ENV}`). Out: pydantic models that refuse
+unknown keys and bad values; `config.catalog` makes the router's `Catalog` of them. How to choose between
+targets is policy.yaml's business.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, WithJsonSchema
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-HttpUrl = Annotated[str, Field(pattern=r"^https?://[^\s/]+.*$")]
-PositiveInt = Annotated[int, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
+from gateway.config import deployment_checks
+from gateway.config.mistakes import KeyPath
+from gateway.config.strict import AnyPort, NonNegative, Port, PositiveInt, Strict, Workers, mistake
+
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+URL_PATTERN = r"^https?://[^\s/]+\S*$"
 
 
-class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+def _is_name(name: str) -> str:
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise mistake("should be letters, digits, `.`, `_` and `-` only, at most 64 of them")
+    return name
+
+
+def _is_http_url(url: str) -> str:
+    if not re.fullmatch(URL_PATTERN, url):
+        raise mistake("should be an address that begins with http:// or https://")
+    return url.rstrip("/")
+
+
+Name = Annotated[str, AfterValidator(_is_name), WithJsonSchema({"type": "string", "pattern": NAME_PATTERN})]
+HttpUrl = Annotated[
+    str, AfterValidator(_is_http_url), WithJsonSchema({"type": "string", "pattern": URL_PATTERN})
+]
+Endpoint = Literal["/v1/chat/completions", "/v1/embeddings"]
+Endpoints = Annotated[tuple[Endpoint, ...], Field(min_length=1)]
 
 
 class EngineSettings(Strict):
@@ -60,6 +81,7 @@ class OpenAITarget(Strict):
     model: str
     api_key: str | None = Field(default=None, repr=False)
     context_tokens: PositiveInt | None = None
+    endpoints: Endpoints | None = None  # default: embeddings for a model named like one, else chat
     prices: Prices = Prices()
 
 
@@ -72,6 +94,7 @@ class LitellmTarget(Strict):
     api_key: str | None = Field(default=None, repr=False)
     base_url: HttpUrl | None = None
     context_tokens: PositiveInt | None = None
+    endpoints: Endpoints | None = None  # default: embeddings for a model named like one, else chat
     prices: Prices = Prices()
 
 
@@ -89,38 +112,22 @@ class LedgerSettings(Strict):
 class Deployment(Strict):
     """sparkgate.yaml. Every key has a default, so an empty file is a working deployment."""
 
-    database_url: str = "embedded"
+    database_url: str = Field(default="embedded", repr=False)
     host: str = "127.0.0.1"
-    port: Annotated[int, Field(ge=0, le=65535)] = 8080
-    engine_port: Annotated[int, Field(ge=1, le=65535)] = 8090
-    dashboard_port: Annotated[int, Field(ge=1, le=65535)] = 8501
-    workers: Annotated[int, Field(ge=1, le=64)] = 1
+    port: AnyPort = 8080
+    engine_port: Port = 8090
+    dashboard_port: Port = 8501
+    workers: Workers = 1
     shutdown_grace_s: NonNegative = 30.0
     engine: EngineSettings = EngineSettings()
     targets: tuple[AnyTarget, ...] = ()
-    models: dict[str, str | tuple[str, ...]] = {}
+    models: dict[str, str | tuple[str, ...]] = Field(default_factory=dict)
     unknown_model: Literal["auto", "reject"] = "auto"
     ledger: LedgerSettings = LedgerSettings()
 
-    @field_validator("targets")
     @classmethod
-    def _names_are_unique(cls, targets: tuple[AnyTarget, ...]) -> tuple[AnyTarget, ...]:
-        names = [target.name for target in targets]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ValueError(f"target names must be unique; given more than once: {', '.join(twice)}")
-        if "auto" in names:
-            raise ValueError("'auto' is the routing model name and cannot name a target")
-        return targets
-
-    @model_validator(mode="after")
-    def _models_exist(self) -> Deployment:
-        known = {target.name for target in self.effective_targets} | {"auto"}
-        for name, mapped in self.models.items():
-            for to in (mapped,) if isinstance(mapped, str) else mapped:
-                if to not in known and not to.startswith("auto/"):
-                    raise ValueError(f"models.{name}: no target is called '{to}'; there are {sorted(known)}")
-        return self
+    def cross_mistakes(cls, data: Mapping[str, Any]) -> list[tuple[KeyPath, str]]:
+        return deployment_checks.all_mistakes(data)
 
     @property
     def effective_targets(self) -> tuple[AnyTarget, ...]:

@@ -1,7 +1,7 @@
 """`Exchange` and `Attempt`: the ledger of one client call while it runs, and the spool line it becomes.
 
-One owner (dispatch) fills them; `Exchange.record()` gives the JSON value that spool and drain carry, whose keys
-are the columns of `tables.exchanges` and `tables.attempts`. Knows nothing of files or databases.
+One owner (dispatch) fills them; `Exchange.record()` gives the JSON value that spool and drain carry, whose
+keys are the columns of `tables.exchanges` and `tables.attempts`. Knows nothing of files or databases.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class Exchange:
         return f"req_{self.id.hex}"
 
     def record(self) -> dict[str, Any]:
-        """The spool line: {"kind": "exchange", "exchange": {column: value}, "attempts": [{column: value}]}."""
+        """The spool line: {"kind": "exchange", "exchange": {…columns}, "attempts": [{…columns}]}."""
         last = self.attempts[-1] if self.attempts else None
         usage = last.usage if last else None
         row = {name: getattr(self, name) for name in _EXCHANGE_PLAIN}

@@ -1,8 +1,9 @@
-"""The tables of the ledger, as SQLAlchemy Core metadata: the one definition that migrations, writers and readers share.
+"""The tables of the ledger, as SQLAlchemy Core metadata: the one definition that migrations, writers and
+readers share.
 
-Owns names, types, keys and indexes. Knows nothing of connections. Rows are INSERT-only: an exchange is written
-once, closed. `exchanges` and `attempts` are range-partitioned on their UUIDv7 key, which carries the millisecond
-it was made in, so the key alone names the day and is unique by itself (see `ledger.partitions`).
+Owns names, types, keys and indexes. Knows nothing of connections. Rows are INSERT-only: an exchange is
+written once, closed. `exchanges` and `attempts` are range-partitioned on their UUIDv7 key, which carries the
+millisecond it was made in, so the key alone names the day and is unique by itself (see `ledger.partitions`).
 Units are in the name: `_s` float seconds, `_usd` numeric dollars, `_tokens` counts.
 """
 
@@ -42,7 +43,9 @@ _USD = Numeric(20, 9)  # nano-dollar resolution, the unit of cost in code
 exchanges = Table(
     "exchanges",
     metadata,
-    Column("id", UUID(as_uuid=True), primary_key=True),  # UUIDv7; `X-Request-Id` is "req_" + its 32 hex digits
+    Column(
+        "id", UUID(as_uuid=True), primary_key=True
+    ),  # UUIDv7; `X-Request-Id` is "req_" + its 32 hex digits
     Column("started_at", _TIME, nullable=False),
     Column("caller", Text, nullable=False),  # name of the API key
     Column("endpoint", Text, nullable=False),  # e.g. /v1/chat/completions
@@ -86,7 +89,8 @@ attempts = Table(
     Column("started_at", _TIME, nullable=False),
     Column("target", Text, nullable=False),
     Column("model", Text, nullable=False),
-    # ok | timeout_first_token | timeout_idle | timeout_total | connect_error | http_error | bad_response | cut_off | client_gone
+    # ok | timeout_first_token | timeout_idle | timeout_total | connect_error | http_error | bad_response
+    # | cut_off | client_gone
     Column("result", Text, nullable=False),
     Column("http_status", SmallInteger),
     Column("error_code", Text),
@@ -114,6 +118,7 @@ tasks = Table(
     Column("task_id", Text, primary_key=True),
     Column("workflow", Text),
     Column("first_seen_at", _TIME, nullable=False),
+    Index(None, "first_seen_at"),
 )
 
 outcomes = Table(  # the last of a task wins, all are kept
@@ -146,16 +151,18 @@ prices = Table(  # one row per distinct price seen; a change of price is a new r
     Column("first_seen_at", _TIME, nullable=False, server_default=text("now()")),
 )
 
-policies = Table(  # the newest row whose error is NULL is active everywhere; a refused text is kept with its error
-    "policies",
-    metadata,
-    Column("id", UUID(as_uuid=True), primary_key=True),  # UUIDv7: the order of publishing
-    Column("hash", Text, nullable=False),
-    Column("yaml", Text, nullable=False),
-    Column("source", Text, nullable=False),  # file:<host>:<path> | dashboard | api
-    Column("published_at", _TIME, nullable=False, server_default=text("now()")),
-    Column("error", Text),
-    Index(None, "source", "id"),
+policies = (
+    Table(  # the newest row whose error is NULL is active everywhere; a refused text is kept with its error
+        "policies",
+        metadata,
+        Column("id", UUID(as_uuid=True), primary_key=True),  # UUIDv7: the order of publishing
+        Column("hash", Text, nullable=False),
+        Column("yaml", Text, nullable=False),
+        Column("source", Text, nullable=False),  # file:<host>:<path> | dashboard | api
+        Column("published_at", _TIME, nullable=False, server_default=text("now()")),
+        Column("error", Text),
+        Index(None, "source", "id"),
+    )
 )
 
 targets = Table(  # what the running configuration says exists, replaced at each start

@@ -1,0 +1,111 @@
+"""Command line: `python -m engine serve` and `python -m engine fetch`.
+
+User mistakes end in one line and exit code 2. Importing torch waits until the options are read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from engine.errors import StartError
+from engine.fetch import BUNDLED_MODEL, Progress, fetch_model
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    try:
+        with progress_bar() as progress:
+            if options.command == "fetch":
+                fetched = fetch_model(options.model, options.data_dir, progress)
+                print(fetched.folder)
+                return 0
+            _serve(options, progress)
+    except StartError as error:
+        print(f"engine: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _serve(options: argparse.Namespace, progress: Progress) -> None:
+    from engine.serve import ServeOptions, serve
+
+    given = {name: value for name, value in vars(options).items() if name != "command"}
+    serve(ServeOptions(**given), progress)
+
+
+@contextmanager
+def progress_bar() -> Iterator[Progress]:
+    """A bar on stderr that appears with the first report and disappears with the last."""
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+
+    bar = Bar(console=Console(stderr=True), transient=True)
+    task = bar.add_task("", total=1.0)
+
+    def report(what: str, share: float) -> None:
+        bar.start()
+        bar.update(task, description=what, completed=share)
+        if share >= 1.0:
+            bar.stop()
+
+    try:
+        yield report
+    finally:
+        bar.stop()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m engine", description="The sparkgate inference engine.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    fetch = commands.add_parser("fetch", help="download and convert a model, then exit")
+    run = commands.add_parser("serve", help="serve a model over HTTP")
+    for command in (fetch, run):
+        command.add_argument(
+            "--model", default=BUNDLED_MODEL, help="bundled name, local folder or Hugging Face id"
+        )
+        command.add_argument(
+            "--data-dir", type=Path, default=Path(".sparkgate"), help="where models are kept"
+        )
+    run.add_argument("--host", default="127.0.0.1")
+    run.add_argument("--port", type=_port, default=8090)
+    run.add_argument("--dtype", choices=("auto", "bfloat16", "float32"), default="auto")
+    run.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    run.add_argument("--max-batch", type=_positive, default=16, help="sequences computed at once")
+    run.add_argument("--kv-tokens", type=_positive, help="tokens the cache holds, all sequences together")
+    run.add_argument("--prefill-chunk", type=_positive, help="prompt tokens computed in one step")
+    run.add_argument("--threads", type=_positive, help="compute threads (default: one a core)")
+    run.add_argument("--max-waiting", type=_natural, default=256, help="requests that may queue")
+    return parser
+
+
+def _positive(text: str) -> int:
+    return _integer(text, 1, None)
+
+
+def _natural(text: str) -> int:
+    return _integer(text, 0, None)
+
+
+def _port(text: str) -> int:
+    return _integer(text, 0, 65535)
+
+
+def _integer(text: str, least: int, most: int | None) -> int:
+    allowed = f"a whole number from {least}" + (f" to {most}" if most is not None else " up")
+    if not text.isdecimal() or int(text) < least or (most is not None and int(text) > most):
+        raise argparse.ArgumentTypeError(f"{text!r} is not {allowed}")
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,212 @@
+"""Reads the bodies of the two generation endpoints into a `GenerationRequest`.
+
+In: a JSON body. Out: a checked request, not yet tokenized. Fields nobody knows are ignored, as an app
+may carry them for another provider; known fields that this engine cannot honour are refused by name.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from typing import Any
+
+from engine.chat_template import Message
+from engine.errors import InvalidRequest
+from engine.http.fields import Fields
+from engine.sequence import Sampling
+
+MAX_STOPS = 4
+_ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+_TOOL_ADVICE = "it has no tool calling; leave it out or route the call to a model that has."
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """What the client asked for. Exactly one of messages, prompt text and prompt ids is given."""
+
+    model: str
+    sampling: Sampling
+    max_new_tokens: int | None
+    stops: tuple[str, ...] = ()
+    stream: bool = False
+    include_usage: bool = False
+    ignore_end: bool = False
+    messages: list[Message] = field(default_factory=list)
+    prompt: str | None = None
+    prompt_ids: list[int] | None = None
+
+    @property
+    def num_characters(self) -> int:
+        return len(self.prompt or "") + sum(len(message["content"]) for message in self.messages)
+
+
+def read_chat(body: dict[str, Any]) -> GenerationRequest:
+    """A body of /v1/chat/completions."""
+    fields = Fields(body)
+    model = fields.required_text("model")
+    for name in ("tools", "functions"):
+        if fields.raw(name):
+            raise fields.unsupported(name, _TOOL_ADVICE)
+    for name in ("tool_choice", "function_call"):
+        if fields.raw(name) not in (None, "none", "auto"):
+            raise fields.unsupported(name, _TOOL_ADVICE)
+    kind = fields.mapping("response_format").get("type", "text")
+    if kind != "text":
+        raise fields.unsupported("response_format", f"type {kind!r} is not available, only 'text'.")
+    modalities = fields.raw("modalities")
+    if modalities not in (None, ["text"]):
+        raise fields.unsupported("modalities", "it answers in text only.")
+    for name in ("audio", "prediction", "web_search_options"):
+        if fields.raw(name) is not None:
+            raise fields.unsupported(name, "leave it out.")
+    top_logprobs = fields.integer("top_logprobs", 0, 20)
+    wants_logprobs = fields.flag("logprobs")
+    if top_logprobs is not None and not wants_logprobs:
+        raise fields.invalid("top_logprobs", "it needs 'logprobs' to be true.")
+    limit = fields.integer("max_completion_tokens", 1)
+    older_limit = fields.integer("max_tokens", 1)
+    return _read_common(
+        fields,
+        model=model,
+        messages=_read_messages(fields),
+        top_logprobs=(top_logprobs or 0) if wants_logprobs else None,
+        max_new_tokens=limit if limit is not None else older_limit,
+    )
+
+
+def read_completion(body: dict[str, Any]) -> GenerationRequest:
+    """A body of /v1/completions."""
+    fields = Fields(body)
+    model = fields.required_text("model")
+    if fields.flag("echo"):
+        raise fields.unsupported("echo", "put the prompt before the answer yourself.")
+    if fields.text("suffix"):
+        raise fields.unsupported("suffix", "its model cannot fill in the middle.")
+    if fields.integer("best_of", 1) not in (None, 1):
+        raise fields.unsupported("best_of", "send the request several times.")
+    prompt, prompt_ids = _read_prompt(fields)
+    return _read_common(
+        fields,
+        model=model,
+        prompt=prompt,
+        prompt_ids=prompt_ids,
+        top_logprobs=fields.integer("logprobs", 0, 5),
+        max_new_tokens=fields.integer("max_tokens", 1),
+    )
+
+
+def _read_common(fields: Fields, *, top_logprobs: int | None, **given: Any) -> GenerationRequest:
+    if fields.integer("n", 1) not in (None, 1):
+        raise fields.unsupported("n", "it gives one answer a request; send the request several times.")
+    if fields.mapping("logit_bias"):
+        raise fields.unsupported("logit_bias", "leave it out.")
+    stream = fields.flag("stream")
+    options = Fields(fields.mapping("stream_options"), "stream_options.")
+    if fields.raw("stream_options") is not None and not stream:
+        raise fields.invalid("stream_options", "it is only allowed when 'stream' is true.")
+    fields.mapping("sparkgate")
+    return GenerationRequest(
+        sampling=_read_sampling(fields, top_logprobs),
+        stops=_read_stops(fields),
+        stream=stream,
+        include_usage=options.flag("include_usage"),
+        ignore_end=fields.flag("ignore_eos"),
+        **given,
+    )
+
+
+def _read_sampling(fields: Fields, top_logprobs: int | None) -> Sampling:
+    repetition = fields.number("repetition_penalty", 1.0, 0.0, 10.0)
+    if repetition == 0.0:
+        raise fields.invalid("repetition_penalty", "it must be above 0.")
+    seed = fields.integer("seed", -(2**63), 2**64 - 1)
+    return Sampling(
+        temperature=fields.number("temperature", 1.0, 0.0, 2.0),
+        top_p=fields.number("top_p", 1.0, 0.0, 1.0),
+        top_k=max(0, fields.integer("top_k", -1) or 0),  # -1 is how some clients say: no limit
+        min_p=fields.number("min_p", 0.0, 0.0, 1.0),
+        presence_penalty=fields.number("presence_penalty", 0.0, -2.0, 2.0),
+        frequency_penalty=fields.number("frequency_penalty", 0.0, -2.0, 2.0),
+        repetition_penalty=repetition,
+        seed=random.getrandbits(64) if seed is None else seed % 2**64,
+        top_logprobs=top_logprobs,
+    )
+
+
+def _read_stops(fields: Fields) -> tuple[str, ...]:
+    value = fields.raw("stop")
+    stops = [] if value is None else [value] if isinstance(value, str) else value
+    if not isinstance(stops, list) or not all(isinstance(stop, str) for stop in stops):
+        raise fields.wrong_type("stop", "a string or an array of strings")
+    if len(stops) > MAX_STOPS:
+        raise fields.invalid("stop", f"at most {MAX_STOPS} stop strings are allowed, got {len(stops)}.")
+    if "" in stops:
+        raise fields.invalid("stop", "a stop string must not be empty.")
+    return tuple(stops)
+
+
+def _read_messages(fields: Fields) -> list[Message]:
+    messages = fields.raw("messages")
+    if messages is None:
+        raise fields.missing("messages")
+    if not isinstance(messages, list):
+        raise fields.wrong_type("messages", "an array of messages")
+    if not messages:
+        raise fields.invalid("messages", "at least one message is needed.")
+    return [_read_message(message, f"messages[{index}]") for index, message in enumerate(messages)]
+
+
+def _read_message(message: Any, path: str) -> Message:
+    if not isinstance(message, dict):
+        raise InvalidRequest(
+            f"Invalid type for '{path}': expected an object.", param=path, code="invalid_type"
+        )
+    fields = Fields(message, f"{path}.")
+    role = fields.required_text("role")
+    if role in ("tool", "function"):
+        raise fields.unsupported("role", f"role {role!r} belongs to tool calls; {_TOOL_ADVICE}")
+    if role not in _ROLES:
+        raise fields.invalid("role", f"{role!r} is none of {', '.join(_ROLES)}.")
+    for name in ("tool_calls", "function_call"):
+        if message.get(name):
+            raise fields.unsupported(name, _TOOL_ADVICE)
+    return {"role": _ROLES[role], "content": _read_content(fields)}
+
+
+def _read_content(fields: Fields) -> str:
+    content = fields.raw("content")
+    if content is None:
+        raise fields.missing("content")
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        raise fields.wrong_type("content", "a string or an array of text parts")
+    texts: list[str] = []
+    for index, part in enumerate(content):
+        param = fields.param(f"content[{index}]")
+        if not isinstance(part, dict):
+            raise InvalidRequest(
+                f"Invalid type for '{param}': expected an object.", param=param, code="invalid_type"
+            )
+        part_fields = Fields(part, f"{param}.")
+        kind = part_fields.required_text("type")
+        if kind != "text":
+            raise part_fields.unsupported("type", f"it reads text only, not {kind!r}.")
+        texts.append(part_fields.required_text("text"))
+    return "\n".join(texts)
+
+
+def _read_prompt(fields: Fields) -> tuple[str | None, list[int] | None]:
+    """One prompt: a string or token ids, bare or as the only element of an array."""
+    prompt = fields.raw("prompt")
+    if prompt is None:
+        raise fields.missing("prompt")
+    if isinstance(prompt, list) and prompt and all(isinstance(part, str | list) for part in prompt):
+        if len(prompt) > 1:
+            raise fields.unsupported("prompt", "send one request for each prompt.")
+        prompt = prompt[0]
+    if isinstance(prompt, str):
+        return prompt, None
+    if isinstance(prompt, list) and all(type(token) is int for token in prompt):
+        return None, prompt
+    raise fields.wrong_type("prompt", "a string or an array of token ids")

@@ -1,0 +1,157 @@
+"""The forward pass of Llama-family models over a ragged batch and a paged cache.
+
+In: a `ForwardBatch` (built by `engine.batch`). Out: logits for the rows asked for; keys and values go
+to the cache. It does not know what a request is: rows of decoding, prefill chunks of any length and
+any mix of them look the same. N = rows, D = hidden size, H/K = heads/kv heads, d = head size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from engine.checkpoint import ModelConfig
+from engine.kv_cache import KVCache
+from engine.linear import (
+    Head,
+    Linear,
+    PackedHead,
+    PackedLinear,
+    PackedSwiGLU,
+    PlainHead,
+    PlainLinear,
+    PlainSwiGLU,
+    SwiGLU,
+    can_pack,
+)
+from engine.rope import rotary_table
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionGroup:
+    """Sequences with the same number of new rows, attended to in one padded call.
+
+    Its rows are `first_row` to `first_row + batch * width`. `mask` is added to the scores,
+    [batch, 1, 1 or width * heads per kv head, tokens]; None where every key may be seen.
+    """
+
+    first_row: int
+    batch: int
+    width: int
+    num_keys: int
+    block_ids: Tensor  # [batch * blocks]
+    mask: Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardBatch:
+    """One step's rows: what they are, where they stand, where their keys and values go."""
+
+    token_ids: Tensor  # [N]
+    positions: Tensor  # [N]
+    slots: Tensor  # [N]
+    groups: tuple[AttentionGroup, ...]
+    logit_rows: Tensor  # [R] rows whose logits are wanted
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    attention_norm: Tensor
+    qkv: Linear
+    attention_out: Linear
+    mlp_norm: Tensor
+    gate_up: SwiGLU
+    mlp_out: Linear
+
+
+class Llama:
+    """Weights in `dtype` on `device`, ready to run. float32 follows transformers' arithmetic."""
+
+    def __init__(
+        self, config: ModelConfig, weights: dict[str, Tensor], dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self.config, self.dtype, self.device = config, dtype, device
+        packed = can_pack(dtype, device)
+
+        def load(name: str) -> Tensor:
+            return weights[f"model.{name}.weight"].to(device=device, dtype=dtype)
+
+        def linear(weight: Tensor) -> Linear:
+            return PackedLinear(weight) if packed else PlainLinear(weight)
+
+        self.embedding = load("embed_tokens")  # [V, D]
+        self.layers = []
+        for index in range(config.num_layers):
+            at = f"layers.{index}"
+            gate, up = load(f"{at}.mlp.gate_proj"), load(f"{at}.mlp.up_proj")
+            self.layers.append(
+                Layer(
+                    attention_norm=load(f"{at}.input_layernorm"),
+                    qkv=linear(torch.cat([load(f"{at}.self_attn.{part}_proj") for part in "qkv"])),
+                    attention_out=linear(load(f"{at}.self_attn.o_proj")),
+                    mlp_norm=load(f"{at}.post_attention_layernorm"),
+                    gate_up=PackedSwiGLU(gate, up) if packed else PlainSwiGLU(gate, up),
+                    mlp_out=linear(load(f"{at}.mlp.down_proj")),
+                )
+            )
+        self.final_norm = load("norm")
+        head = self.embedding if config.tied_embeddings else weights["lm_head.weight"].to(device, dtype)
+        self.head: Head = PackedHead(head) if packed else PlainHead(head)
+        self.cosine, self.sine = rotary_table(config, dtype, device)  # [positions, 1, d] each
+
+    @torch.inference_mode()
+    def forward(self, batch: ForwardBatch, cache: KVCache) -> Tensor:
+        """Compute all rows, store their keys and values, return float32 logits [R, V]."""
+        hidden = F.embedding(batch.token_ids, self.embedding)  # [N, D]
+        cosine = self.cosine.index_select(0, batch.positions)  # [N, 1, d]
+        sine = self.sine.index_select(0, batch.positions)
+        for index, layer in enumerate(self.layers):
+            normed = self._norm(hidden, layer.attention_norm)
+            attended = self._attend(index, layer.qkv(normed), cosine, sine, batch, cache)
+            hidden = layer.attention_out.add_to(hidden, attended)
+            normed = self._norm(hidden, layer.mlp_norm)
+            hidden = layer.mlp_out.add_to(hidden, layer.gate_up(normed))
+        wanted = self._norm(hidden.index_select(0, batch.logit_rows), self.final_norm)
+        return self.head(wanted)
+
+    def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
+        return F.rms_norm(x, (x.shape[-1],), weight, self.config.norm_eps)
+
+    def _attend(
+        self, index: int, qkv: Tensor, cosine: Tensor, sine: Tensor, batch: ForwardBatch, cache: KVCache
+    ) -> Tensor:
+        """qkv [N, (H + 2K) * d] -> attention output [N, H * d]; the new keys and values are stored first."""
+        config = self.config
+        num_heads, num_rotated = config.num_heads, config.num_heads + config.num_kv_heads
+        heads = qkv.view(-1, num_rotated + config.num_kv_heads, config.head_dim)  # [N, H + 2K, d]
+        rotated = heads[:, :num_rotated]
+        # roll puts each half where the other was; the sign of rotate-half is in the sine table
+        turned = torch.addcmul(rotated * cosine, rotated.roll(config.head_dim // 2, -1), sine)
+        rotated.copy_(turned)
+        cache.write(index, batch.slots, heads[:, num_heads:])
+        queries = heads[:, :num_heads]
+        outputs = [self._attend_group(index, queries, group, cache) for group in batch.groups]
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+    def _attend_group(self, index: int, queries: Tensor, group: AttentionGroup, cache: KVCache) -> Tensor:
+        """Attention of one group, [batch * width, H * d].
+
+        The query heads that share a kv head are laid out as extra query rows, so that keys and values
+        are never repeated and every SDPA backend takes the call.
+        """
+        config = self.config
+        shared = config.num_heads // config.num_kv_heads
+        count = group.batch * group.width
+        rows = queries[group.first_row : group.first_row + count]
+        rows = rows.reshape(group.batch, group.width, config.num_kv_heads, shared, config.head_dim)
+        folded = rows.permute(0, 2, 3, 1, 4).reshape(  # [B, K, shared * width, d]
+            group.batch, config.num_kv_heads, shared * group.width, config.head_dim
+        )
+        keys, values = cache.read(index, group.block_ids, group.batch)  # [B, K, tokens, d]
+        keys, values = keys[:, :, : group.num_keys], values[:, :, : group.num_keys]
+        out = F.scaled_dot_product_attention(folded, keys, values, attn_mask=group.mask)
+        out = out.view(group.batch, config.num_kv_heads, shared, group.width, config.head_dim)
+        return out.permute(0, 3, 1, 2, 4).reshape(count, config.num_heads * config.head_dim)

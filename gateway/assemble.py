@@ -1,0 +1,161 @@
+"""From configuration files to a running worker's parts: the one place where they meet.
+
+`load` reads and checks the files; `assembled` opens the database, loads policy and keys, starts the background
+tasks (policy, keys, engines, spool) and closes all of it again. Knows no HTTP server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from gateway.app import Parts
+from gateway.config.catalog import catalog
+from gateway.config.deployment import AnyTarget, Deployment, EngineTarget, LitellmTarget
+from gateway.config.load import load_deployment
+from gateway.control.api import Plane, control_app
+from gateway.control.key_watch import KeyWatch
+from gateway.control.policy_watch import PolicyWatch
+from gateway.dispatch.booking import Book
+from gateway.dispatch.engine_watch import watch_engines
+from gateway.dispatch.metrics import Metrics
+from gateway.dispatch.serve import Dispatcher
+from gateway.ledger.costs import Price, price_for
+from gateway.ledger.database import create_async_engine, resolve_url
+from gateway.ledger.spool import Spool
+from gateway.ledger.targets import replace_targets
+from gateway.upstreams.base import Upstream
+from gateway.upstreams.litellm_provider import LitellmUpstream
+from gateway.upstreams.openai_http import HttpUpstream
+from router.catalog import Catalog
+from router.fleet import Fleet
+
+log = logging.getLogger(__name__)
+DATABASE_URL_VARIABLE = "SPARKGATE_DATABASE_URL"
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """What the worker was started with, read and checked."""
+
+    deployment: Deployment
+    disabled: Mapping[str, str]
+    policy: Path | None
+    data_dir: Path
+    database_url: str
+
+
+def load(config: Path | None, policy: Path | None, data_dir: Path, engine_port: int | None) -> Files:
+    """Raises `ConfigError` and `LedgerError` (no database)."""
+    loaded = load_deployment(config, os.environ)
+    deployment = loaded.deployment
+    if engine_port is not None:
+        deployment = deployment.model_copy(update={"engine_port": engine_port})
+    url = resolve_url(os.environ.get(DATABASE_URL_VARIABLE) or deployment.database_url, data_dir)
+    return Files(deployment, loaded.disabled, policy, data_dir, url)
+
+
+@asynccontextmanager
+async def assembled(files: Files, index: int) -> AsyncIterator[Parts]:
+    """A worker, ready to take calls; on the way out its books are closed."""
+    deployment = files.deployment
+    targets = {target.name: target for target in deployment.effective_targets}
+    database = create_async_engine(files.database_url, application=f"sparkgate-gateway-{index}")
+    spool = Spool(files.data_dir / "spool", f"worker-{index}", deployment.ledger.max_spool_mb * 1024**2)
+    upstreams = {name: _upstream(target) for name, target in targets.items()}
+    try:
+        prices = {name: price_for(target, deployment.engine) for name, target in targets.items()}
+        policy = PolicyWatch(files.policy, database, tuple(targets))
+        keys = KeyWatch(database)
+        await policy.start()
+        await keys.refresh()
+        for price in filter(None, prices.values()):
+            spool.append(price.record())
+        if index == 0:
+            async with database.begin() as connection:
+                await replace_targets(connection, deployment, files.disabled)
+        fleet = Fleet(policy.current.half_life_s)
+        routes = _with_prices(catalog(deployment, files.disabled), prices)
+        engines = {
+            name: upstream
+            for name, upstream in upstreams.items()
+            if targets[name].kind == "engine" and isinstance(upstream, HttpUpstream)
+        }
+        slots = dict.fromkeys(engines, deployment.engine.max_batch)
+        registry = CollectorRegistry()
+        book = Book(spool, Metrics(registry), prices, slots, deployment.ledger.on_full)
+        dispatcher = Dispatcher(routes, upstreams, fleet, lambda: policy.current, book)
+        release, now = version("sparkgate"), time.time()
+        collect = _all_workers if "PROMETHEUS_MULTIPROC_DIR" in os.environ else lambda: registry
+        plane = Plane(routes, fleet, policy, keys, spool, database, collect, release, now)
+        watching = watch_engines(engines, fleet, database if index == 0 else None)
+        async with _running(policy.run(), keys.run(), spool.run(), watching):
+            yield Parts(dispatcher, keys, control_app(plane))
+    finally:
+        spool.close()
+        for upstream in upstreams.values():
+            await upstream.close()
+        await database.dispose()
+
+
+def _upstream(target: AnyTarget) -> Upstream:
+    if isinstance(target, LitellmTarget):
+        return LitellmUpstream(target.model, target.api_key, target.base_url)
+    if isinstance(target, EngineTarget):
+        return HttpUpstream(target.url, api_key=None)
+    return HttpUpstream(target.base_url, target.api_key)
+
+
+def _with_prices(routes: Catalog, prices: Mapping[str, Price | None]) -> Catalog:
+    """Token prices that the configuration left to the price list, where the router can weigh them."""
+    targets = dict(routes.targets)
+    for name, price in prices.items():
+        if (
+            price is not None
+            and price.input_usd_per_mtok is not None
+            and price.output_usd_per_mtok is not None
+        ):
+            listed = float(price.input_usd_per_mtok), float(price.output_usd_per_mtok)
+            targets[name] = replace(
+                targets[name], input_usd_per_mtok=listed[0], output_usd_per_mtok=listed[1]
+            )
+    return replace(routes, targets=targets)
+
+
+@asynccontextmanager
+async def _running(*work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Background tasks for as long as the block. One that fails ends the worker, which is then started anew."""
+    tasks = [asyncio.create_task(each) for each in work]
+    for task in tasks:
+        task.add_done_callback(_end_worker_on_failure)
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _end_worker_on_failure(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.critical("a background task failed, this worker ends", exc_info=error)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _all_workers() -> CollectorRegistry:
+    """All workers' metrics, from their shared files."""
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    return registry

@@ -1,0 +1,70 @@
+"""`sparkgate gateway | engine | dashboard`: one part alone, for containers and machines of their own.
+
+`gateway` supervises its workers and their drain; `engine` and `dashboard` become the process they start.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+from gateway.cli import options
+from gateway.cli.up import Host, Port, Workers
+
+PartHost = Annotated[str, typer.Option("--host", help="Address to listen on.")]
+
+
+def register(app: typer.Typer) -> None:
+    app.command("gateway")(gateway)
+    app.command("engine")(engine)
+    app.command("dashboard")(dashboard)
+
+
+def gateway(
+    config: options.Config = None,
+    policy: options.Policy = None,
+    data_dir: options.DataDir = options.DATA_DIR,
+    host: Host = None,
+    port: Port = None,
+    workers: Workers = None,
+) -> None:
+    """Run the gateway's workers and their drain on a migrated database that runs elsewhere."""
+    from gateway.supervise import main
+    from gateway.supervise.options import Options
+
+    chosen = Options(config, policy, data_dir, host=host, port=port, workers=workers)
+    raise typer.Exit(main.gateway(chosen))
+
+
+def engine(
+    config: options.Config = None,
+    data_dir: options.DataDir = options.DATA_DIR,
+    host: PartHost = "127.0.0.1",
+    port: Annotated[int | None, typer.Option(help="Default: engine_port.", min=1, max=65535)] = None,
+) -> None:
+    """Run the inference engine, with the model and settings of sparkgate.yaml."""
+    from gateway.supervise.options import Options, make_plan
+    from gateway.supervise.parts import engine_command
+
+    plan = make_plan(Options(config, data_dir=data_dir, engine_port=port), os.environ)
+    argv = engine_command(plan, host)
+    os.execv(argv[0], argv)
+
+
+def dashboard(
+    config: options.Config = None,
+    data_dir: options.DataDir = options.DATA_DIR,
+    host: PartHost = "127.0.0.1",
+    port: Annotated[int | None, typer.Option(help="Default: dashboard_port.", min=1, max=65535)] = None,
+) -> None:
+    """Run the dashboard. It has no log-in: keep it on loopback or behind one."""
+    from gateway.ledger.database import resolve_url
+    from gateway.supervise.options import DATABASE_URL_VARIABLE, Options, make_plan
+    from gateway.supervise.parts import dashboard_command
+
+    plan = make_plan(Options(config, data_dir=data_dir, dashboard_port=port), os.environ)
+    database_url = resolve_url(plan.deployment.database_url, plan.data_dir)
+    argv = dashboard_command(host, plan.deployment.dashboard_port)
+    os.execve(argv[0], argv, {**os.environ, DATABASE_URL_VARIABLE: database_url})

@@ -1,0 +1,145 @@
+"""`sparkgate tasks list|show|outcome`: tasks of the ledger, and saying how one ended.
+
+`list` and `show` read the database; `outcome` asks the running gateway, so that it is recorded like any caller's.
+"""
+
+from __future__ import annotations
+
+import os
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from gateway.cli import options
+from gateway.cli.database import ask
+from gateway.cli.output import Refused, print_fields, print_json, print_table
+
+KEY_VARIABLE = "SPARKGATE_API_KEY"
+ANSWER_WITHIN_S = 10.0
+LISTED = (
+    "task_id",
+    "caller",
+    "workflow",
+    "status",
+    "score",
+    "exchanges",
+    "attempts",
+    "cost_usd",
+    "first_seen_at",
+)
+Caller = Annotated[str | None, typer.Option(help="Name of an API key; left out: of all.")]
+TaskId = Annotated[str, typer.Argument(metavar="TASK_ID", help="As the caller gave it in X-Task-Id.")]
+
+
+class Status(StrEnum):
+    completed = "completed"
+    failed = "failed"
+    abandoned = "abandoned"
+
+
+def register(app: typer.Typer) -> None:
+    tasks = typer.Typer(help="Tasks: units of work of one or many calls.", no_args_is_help=True)
+    tasks.command("list")(list_tasks)
+    tasks.command("show")(show)
+    tasks.command("outcome")(outcome)
+    app.add_typer(tasks, name="tasks")
+
+
+def list_tasks(
+    caller: Caller = None,
+    workflow: Annotated[str | None, typer.Option(help="Only this kind of task.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many.")] = 50,
+    config: options.Config = None,
+    data_dir: options.DataDir = options.DATA_DIR,
+    as_json: options.Json = False,
+) -> None:
+    """List the newest tasks with their outcome and cost."""
+    from gateway.ledger.lookups import recent_tasks
+
+    found = ask(config, data_dir, lambda engine: recent_tasks(engine, caller, limit, workflow))
+    if as_json:
+        print_json(found)
+    else:
+        rows = [[task[name] for name in LISTED] for task in found]
+        print_table([name.replace("_", " ") for name in LISTED], rows, "There are no tasks yet.")
+
+
+def show(
+    task_id: TaskId,
+    caller: Caller = None,
+    config: options.Config = None,
+    data_dir: options.DataDir = options.DATA_DIR,
+    as_json: options.Json = False,
+) -> None:
+    """Show one task: its calls, what they cost, its outcomes."""
+    from gateway.ledger.lookups import task
+
+    found = ask(config, data_dir, lambda engine: task(engine, caller, task_id))
+    if found is None:
+        whose = f" of '{caller}'" if caller else ""
+        raise Refused(
+            f"no task '{task_id}'{whose} is in the database; a new one takes about a second to get there"
+        )
+    if as_json:
+        print_json(found)
+    else:
+        print_fields(found)
+
+
+def outcome(
+    task_id: TaskId,
+    status: Annotated[Status, typer.Argument(help="How it ended.")],
+    score: Annotated[float | None, typer.Option(min=0, max=1, help="How well, 0 to 1.")] = None,
+    workflow: Annotated[str | None, typer.Option(help="The kind of task.")] = None,
+    url: Annotated[
+        str | None, typer.Option(help="Of the gateway.", show_default="host and port of sparkgate.yaml")
+    ] = None,
+    config: options.Config = None,
+    data_dir: options.DataDir = options.DATA_DIR,
+    as_json: options.Json = False,
+) -> None:
+    """Report how a task ended, as the caller of SPARKGATE_API_KEY."""
+    from urllib.parse import quote
+
+    import httpx
+
+    body = {"status": status.value, "score": score, "workflow": workflow}
+    answer = httpx.post(
+        f"{(url or _gateway_url(config)).rstrip('/')}/v1/tasks/{quote(task_id, safe='')}/outcome",
+        json={key: value for key, value in body.items() if value is not None},
+        headers={"Authorization": f"Bearer {_key(data_dir)}"},
+        timeout=ANSWER_WITHIN_S,
+        trust_env=False,
+    )
+    if answer.status_code != httpx.codes.OK:
+        raise Refused(f"the gateway refused ({answer.status_code}): {_reason(answer)}")
+    if as_json:
+        print_json(answer.json())
+    else:
+        typer.echo(f"Task '{task_id}' is recorded as {status.value}.")
+
+
+def _gateway_url(config: Path | None) -> str:
+    from gateway.supervise.parts import local_url
+
+    deployment = options.loaded_deployment(config).deployment
+    return local_url(deployment.host, deployment.port)
+
+
+def _key(data_dir: Path) -> str:
+    """The key of the environment, or the one that the first start left in the data directory."""
+    first_key = data_dir.expanduser() / "run" / "first_key"
+    key = os.environ.get(KEY_VARIABLE) or (first_key.read_text().strip() if first_key.is_file() else "")
+    if not key:
+        raise Refused(f"set {KEY_VARIABLE} to the key under which the task's calls were made")
+    return key
+
+
+def _reason(answer: Any) -> str:
+    """The message of an OpenAI-shaped error, or the start of whatever came instead."""
+    try:
+        return str(answer.json()["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return str(answer.text)[:200]

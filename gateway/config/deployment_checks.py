@@ -1,0 +1,92 @@
+"""Checks of sparkgate.yaml that span several keys: names, what model names lead to, ports.
+
+In: the raw mapping, any part of which may be absent or wrong in itself (that is reported elsewhere), so that
+these mistakes appear together with all others. Out: pairs of key path and message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from gateway.config.mistakes import KeyPath
+from gateway.config.strict import did_you_mean
+from router.shapes import SHAPES
+
+Found = list[tuple[KeyPath, str]]
+BUNDLED = "engine"  # the target that stands for the bundled engine when none of kind engine is listed
+PORTS = {"port": 8080, "engine_port": 8090, "dashboard_port": 8501}  # with their defaults
+
+
+def all_mistakes(data: Mapping[str, Any]) -> Found:
+    listed = data.get("targets")
+    targets = listed if isinstance(listed, list | tuple) else ()
+    names = [_part(target, "name") for target in targets]
+    has_bundled = _engine_is_on(data) and "engine" not in [_part(target, "kind") for target in targets]
+    known = [BUNDLED] * has_bundled + [name for name in names if isinstance(name, str)]
+    return [*_names(names, has_bundled), *_models(data.get("models"), known), *_ports(data)]
+
+
+def _part(value: Any, key: str) -> Any:
+    """`value.key`, of a mapping or of a checked model."""
+    return value.get(key) if isinstance(value, Mapping) else getattr(value, key, None)
+
+
+def _engine_is_on(data: Mapping[str, Any]) -> bool:
+    enabled = _part(data.get("engine"), "enabled")
+    return str(enabled).lower() not in ("false", "no", "off", "0")
+
+
+def _names(names: list[Any], has_bundled: bool) -> Found:
+    found: Found = []
+    for index, name in enumerate(names):
+        at: KeyPath = ("targets", index, "name")
+        if isinstance(name, str) and name in names[:index]:
+            found.append((at, f"'{name}' already names another target; names must be unique"))
+        if name == "auto":
+            found.append((at, "'auto' is the model name that routes and cannot name a target"))
+        if name == BUNDLED and has_bundled:
+            found.append((at, "is the bundled engine's name; take another, or set engine.enabled: false"))
+    return found
+
+
+def _models(models: Any, known: list[str]) -> Found:
+    """Entries of `models` that lead nowhere."""
+    if not isinstance(models, Mapping):
+        return []
+    found: Found = []
+    for model, mapped in models.items():
+        is_list = isinstance(mapped, list | tuple)
+        for index, to in enumerate(mapped if is_list else [mapped]):
+            at: KeyPath = ("models", model, index) if is_list else ("models", model)
+            reason = _leads_nowhere(to, known, is_list) if isinstance(to, str) else None
+            if reason:
+                found.append((at, reason))
+        if is_list and not mapped:
+            found.append((("models", model), "leads to no target; name one, or `auto`"))
+    return found
+
+
+def _leads_nowhere(to: str, known: list[str], in_list: bool) -> str | None:
+    prefix, _, shape = to.partition("/")
+    if prefix != "auto":
+        return None if to in known else f"no target is called '{to}'; {did_you_mean(to, [*known, 'auto'])}"
+    if in_list:
+        return f"'{to}' cannot stand in a list; list targets, or give `{to}` alone"
+    if "/" in to and shape not in SHAPES:
+        return f"there is no task shape '{shape}'; {did_you_mean(shape, SHAPES)}"
+    return None
+
+
+def _ports(data: Mapping[str, Any]) -> Found:
+    found: Found = []
+    taken: dict[Any, str] = {}
+    for key, default in PORTS.items():
+        if key == "engine_port" and not _engine_is_on(data):
+            continue
+        port = data.get(key, default)
+        if port and port in taken:
+            written, other = (key, taken[port]) if key in data else (taken[port], key)
+            found.append(((written,), f"{port} is {other} already"))
+        taken.setdefault(port, key)
+    return found

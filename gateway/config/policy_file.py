@@ -1,0 +1,179 @@
+"""`PolicyFile`: policy.yaml as checked values, and how it becomes the router's `Policy`.
+
+In: a mapping, and as validation context the known target names (`{"targets": [...]}`; without it names go
+unchecked). Out: `router.policy.Policy`. What a shape leaves out it takes from `defaults`, setting by setting;
+`candidates: []` and `fallback: []` are settings too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, Field, ValidationInfo, WithJsonSchema
+
+from gateway.config.mistakes import KeyPath
+from gateway.config.strict import Positive, Share, Strict, Tries, did_you_mean, mistake
+from router.policy import CompletedWhen, Objective, Policy, Retries, Rule, ShapePolicy, Slo, Timeouts
+from router.shapes import SHAPES
+
+CONDITIONS = ("header.<name>", "metadata.<key>", "model", "caller", "endpoint", "workflow")
+
+
+def _known_shape(name: str) -> str:
+    if name not in SHAPES:
+        raise mistake(f"there is no task shape '{name}'; {did_you_mean(name, SHAPES)}")
+    return name
+
+
+def _known_target(name: str, info: ValidationInfo) -> str:
+    known = (info.context or {}).get("targets")
+    if known is not None and name not in known:
+        raise mistake(f"no target is called '{name}'; known: {', '.join(known) or 'none'}")
+    return name
+
+
+def _known_condition(key: str) -> str:
+    kind, dot, name = key.partition(".")
+    fits = bool(name) if kind in ("header", "metadata") else not dot and kind in CONDITIONS
+    if not fits:
+        raise mistake(f"unknown condition; known: {', '.join(CONDITIONS)}")
+    return key
+
+
+def _each_once(names: tuple[str, ...]) -> tuple[str, ...]:
+    twice = [name for index, name in enumerate(names) if name in names[:index]]
+    if twice:
+        raise mistake(f"'{twice[0]}' is listed twice")
+    return names
+
+
+ShapeName = Annotated[
+    str, AfterValidator(_known_shape), WithJsonSchema({"type": "string", "enum": list(SHAPES)})
+]
+TargetName = Annotated[str, AfterValidator(_known_target)]
+TargetNames = Annotated[tuple[TargetName, ...], AfterValidator(_each_once)]
+Condition = Annotated[str, AfterValidator(_known_condition)]
+Pattern = Annotated[str, Field(min_length=1, description="a shell pattern: * ? [abc]")]
+
+
+class SloFile(Strict):
+    """Limits that a target's prediction should meet; one that misses is used only when none meets all."""
+
+    ttft_p95_s: Positive | None = None
+    completion_p95_s: Positive | None = None
+    timeout_rate: Share | None = None
+    truncation_rate: Share | None = None
+
+
+class TimeoutsFile(Strict):
+    """Seconds to the first token, between two pieces of a stream, and for the whole call."""
+
+    first_token_s: Positive | None = None
+    idle_s: Positive | None = None
+    total_s: Positive | None = None
+
+
+class ShapeFile(Strict):
+    """Settings of one task shape; None = as in `defaults`."""
+
+    objective: Objective | None = None
+    candidates: TargetNames | None = None
+    fallback: TargetNames | None = None
+    slo: SloFile = SloFile()
+    timeouts: TimeoutsFile = TimeoutsFile()
+    completed_when: CompletedWhen | None = None
+
+
+class RetriesFile(Strict):
+    """Further attempts of one call, and their share of all calls."""
+
+    max: Tries = Retries().max
+    budget: Share = Retries().budget
+
+
+class DefaultsFile(ShapeFile):
+    """What holds for every shape unless it says otherwise, and settings of the router as a whole."""
+
+    retries: RetriesFile = RetriesFile()
+    explore: Share = 0.02
+    half_life_s: Positive = 60.0
+
+
+class RuleFile(Strict):
+    """The first rule whose conditions all fit sets the shape, unless the caller declared one."""
+
+    when: Annotated[dict[Condition, Pattern], Field(min_length=1)]
+    shape: ShapeName
+
+
+class PolicyFile(Strict):
+    """policy.yaml: how to choose between targets, by task shape."""
+
+    version: Literal[1] = 1
+    shapes: dict[ShapeName, ShapeFile] = Field(default_factory=dict)
+    defaults: DefaultsFile = DefaultsFile()
+    rules: tuple[RuleFile, ...] = ()
+
+    @classmethod
+    def cross_mistakes(cls, data: Mapping[str, Any]) -> list[tuple[KeyPath, str]]:
+        """Deadlines that contradict each other, inherited ones included."""
+        defaults = _timeouts(data.get("defaults"))
+        shapes = data.get("shapes")
+        found = _late_first_token(("defaults",), defaults, defaults)
+        for name, shape in shapes.items() if isinstance(shapes, Mapping) else ():
+            found += _late_first_token(("shapes", name), _timeouts(shape), defaults)
+        return found
+
+    def policy(self, policy_hash: str) -> Policy:
+        defaults = _shape_policy(self.defaults, ShapePolicy())
+        return Policy(
+            hash=policy_hash,
+            shapes={name: _shape_policy(shape, defaults) for name, shape in self.shapes.items()},
+            defaults=defaults,
+            retries=Retries(**self.defaults.retries.model_dump()),
+            explore=self.defaults.explore,
+            half_life_s=self.defaults.half_life_s,
+            rules=tuple(Rule(tuple(rule.when.items()), rule.shape) for rule in self.rules),
+        )
+
+
+def _shape_policy(shape: ShapeFile, base: ShapePolicy) -> ShapePolicy:
+    return ShapePolicy(
+        objective=shape.objective or base.objective,
+        candidates=base.candidates if shape.candidates is None else shape.candidates,
+        fallback=base.fallback if shape.fallback is None else shape.fallback,
+        slo=Slo(**_merged(shape.slo, base.slo)),
+        timeouts=_capped(Timeouts(**_merged(shape.timeouts, base.timeouts))),
+        completed_when=shape.completed_when or base.completed_when,
+    )
+
+
+def _merged(given: BaseModel, base: Slo | Timeouts) -> dict[str, Any]:
+    written = given.model_dump(exclude_none=True)
+    return {name: written.get(name, getattr(base, name)) for name in type(given).model_fields}
+
+
+def _capped(timeouts: Timeouts) -> Timeouts:
+    """An inherited wait longer than the whole call is cut to it: `total_s: 20` alone is sensible to write."""
+    total_s = timeouts.total_s
+    return Timeouts(min(timeouts.first_token_s, total_s), min(timeouts.idle_s, total_s), total_s)
+
+
+def _timeouts(shape: Any) -> dict[str, float]:
+    """The numbers under `timeouts` of a raw mapping, without what is absent or no number."""
+    timeouts = shape.get("timeouts") if isinstance(shape, Mapping) else None
+    if not isinstance(timeouts, Mapping):
+        return {}
+    return {key: value for key, value in timeouts.items() if isinstance(value, int | float)}
+
+
+def _late_first_token(
+    at: KeyPath, own: Mapping[str, float], defaults: Mapping[str, float]
+) -> list[tuple[KeyPath, str]]:
+    first_s = own.get("first_token_s")
+    total_s = own.get("total_s", defaults.get("total_s", Timeouts().total_s))
+    if first_s is None or first_s <= total_s:
+        return []
+    origin = "" if "total_s" in own else ", which holds here by default"
+    return [((*at, "timeouts", "first_token_s"), f"{first_s} is more than total_s, {total_s}{origin}")]

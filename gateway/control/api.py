@@ -1,0 +1,207 @@
+"""The control plane: models, exchanges, tasks and outcomes, health and metrics; a FastAPI app behind the data plane.
+
+In: `Plane`, what a worker holds. Out: JSON in OpenAI's shapes, errors included. Calls here may wait for the
+database; calls on the data plane never do.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from fastapi import Depends, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncEngine
+from starlette.exceptions import HTTPException
+
+from gateway.callers.keys import Key
+from gateway.control.key_watch import KeyWatch
+from gateway.control.policy_watch import PolicyWatch
+from gateway.ledger import lookups
+from gateway.ledger.records import outcome_record
+from gateway.ledger.spool import Spool
+from gateway.surfaces.http import authenticate
+from gateway.wire.errors import GatewayError, NotFound, error_value
+from router.catalog import Catalog
+from router.eligibility import unwell
+from router.fleet import Fleet
+from router.shapes import SHAPES
+
+READ = ("read", "call", "admin")
+WRITE = ("call", "admin")
+
+
+@dataclass(frozen=True, slots=True)
+class Plane:
+    """What the control plane shows and writes to."""
+
+    catalog: Catalog
+    fleet: Fleet
+    policy: PolicyWatch
+    keys: KeyWatch
+    spool: Spool
+    database: AsyncEngine
+    registry: Callable[[], CollectorRegistry]
+    version: str
+    started_at: float  # Unix seconds
+
+
+class OutcomeBody(BaseModel):
+    """The body of `POST /v1/tasks/{task_id}/outcome`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    status: Literal["completed", "failed", "abandoned"]
+    score: Annotated[float, Field(ge=0, le=1)] | None = None
+    workflow: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+
+
+def _reader(request: Request) -> Key:
+    return authenticate(request.headers, request.app.state.keys.ring, READ)
+
+
+def _writer(request: Request) -> Key:
+    return authenticate(request.headers, request.app.state.keys.ring, WRITE)
+
+
+Reader = Annotated[Key, Depends(_reader)]
+Writer = Annotated[Key, Depends(_writer)]
+
+
+def control_app(plane: Plane) -> FastAPI:
+    """All routes that are not the data plane's."""
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    app.state.keys = plane.keys
+    _add_error_handlers(app)
+    _add_operations(app, plane)
+    _add_ledger(app, plane)
+    return app
+
+
+def _add_error_handlers(app: FastAPI) -> None:
+    @app.exception_handler(GatewayError)
+    async def ours(_: Request, error: GatewayError) -> JSONResponse:
+        return JSONResponse(error.value(), error.status)
+
+    @app.exception_handler(HTTPException)
+    async def unrouted(request: Request, error: HTTPException) -> JSONResponse:
+        message = f"{error.detail}: {request.method} {request.url.path}"
+        return JSONResponse(error_value(message, "invalid_request_error", "not_found"), error.status_code)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"] if part != "body") or "body"
+        value = error_value(f"{where}: {first['msg']}", "invalid_request_error", "invalid_request", where)
+        return JSONResponse(value, 400)
+
+    @app.exception_handler(SQLAlchemyError)
+    async def no_database(_: Request, error: SQLAlchemyError) -> JSONResponse:
+        message = "the database does not answer; calls are served and recorded all the same"
+        value = error_value(message, "service_unavailable_error", "database_unavailable")
+        return JSONResponse(value, 503, headers={"Retry-After": "2"})
+
+
+def _add_operations(app: FastAPI, plane: Plane) -> None:
+    @app.get("/health")
+    async def health() -> dict[str, Any]:
+        error = plane.policy.error or plane.policy.published_error
+        return {
+            "status": "degraded" if error else "ok",
+            "version": plane.version,
+            "uptime_s": round(time.time() - plane.started_at, 1),
+            "policy": {"hash": plane.policy.current.hash, "error": error},
+            "targets": _target_states(plane),
+            "ledger": {"backlog_bytes": plane.spool.backlog_bytes, "lost_records": plane.spool.full_losses},
+        }
+
+    @app.get("/ready")
+    async def ready() -> dict[str, str]:
+        return {"status": "ok"}  # served only after start-up: policy and keys are loaded by then
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        return Response(generate_latest(plane.registry()), media_type=CONTENT_TYPE_LATEST)
+
+
+def _target_states(plane: Plane) -> dict[str, dict[str, Any]]:
+    """Each target with why it is not used, if so, and its load here."""
+    now = time.monotonic()
+    states = {}
+    for name, target in plane.catalog.targets.items():
+        health = plane.fleet.health(name)
+        reason = f"disabled: {target.disabled_reason}" if target.disabled_reason else unwell(health, now)
+        states[name] = {"usable": reason is None, "reason": reason, "in_flight": health.in_flight}
+    return states
+
+
+def _add_ledger(app: FastAPI, plane: Plane) -> None:
+    @app.get("/v1/models")
+    async def models(_: Reader) -> dict[str, Any]:
+        return {
+            "object": "list",
+            "data": [_model(name, owner, plane) for name, owner in _names(plane.catalog)],
+        }
+
+    @app.get("/v1/models/{name:path}")
+    async def model(name: str, _: Reader) -> dict[str, Any]:
+        for known, owner in _names(plane.catalog):
+            if known == name:
+                return _model(known, owner, plane)
+        raise NotFound(f"no model is called '{name}'; GET /v1/models lists them", code="model_not_found")
+
+    @app.get("/v1/exchanges/{request_id}")
+    async def exchange(request_id: str, key: Reader) -> dict[str, Any]:
+        found = await lookups.exchange(plane.database, _exchange_id(request_id), _visible_to(key))
+        if found is None:
+            raise NotFound(
+                f"no exchange '{request_id}' of yours is in the database; a new one takes about a second to get there",
+                code="exchange_not_found",
+            )
+        return found
+
+    @app.get("/v1/tasks/{task_id}")
+    async def task(task_id: str, key: Reader) -> dict[str, Any]:
+        found = await lookups.task(plane.database, key.name, task_id)
+        if found is None:
+            raise NotFound(f"no task '{task_id}' of yours is in the database", code="task_not_found")
+        return found
+
+    @app.post("/v1/tasks/{task_id}/outcome")
+    async def outcome(task_id: str, body: OutcomeBody, key: Writer) -> dict[str, Any]:
+        record = outcome_record(key.name, task_id, body.status, body.score, body.workflow)
+        plane.spool.append(record)
+        return {"object": "task.outcome", **record["outcome"]}
+
+
+def _names(catalog: Catalog) -> list[tuple[str, str]]:
+    """(name, owner) of everything a request may ask for; patterns of the model map are not names."""
+    routed = ["auto", *(f"auto/{shape}" for shape in SHAPES)]
+    targets = [name for name, target in catalog.targets.items() if not target.disabled_reason]
+    mapped = [name for name in catalog.models if not re.search(r"[*?\[]", name)]
+    owners = [(routed, "sparkgate"), (targets, "target"), (mapped, "sparkgate")]
+    return list(dict.fromkeys((name, owner) for names, owner in owners for name in names))
+
+
+def _model(name: str, owner: str, plane: Plane) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": int(plane.started_at), "owned_by": owner}
+
+
+def _exchange_id(request_id: str) -> UUID:
+    try:
+        return UUID(request_id.removeprefix("req_"))
+    except ValueError:
+        raise NotFound(f"'{request_id}' is not a request id; they look like req_<32 hex digits>") from None
+
+
+def _visible_to(key: Key) -> str | None:
+    """None = everything."""
+    return None if key.scope == "admin" else key.name

@@ -1,0 +1,193 @@
+"""One upstream try up to the point where it either failed, with nothing shown to the client, or may be relayed.
+
+A streamed try waits for the first token with start-up frames held back (at most 64 events or 256 KiB); a
+non-streamed one reads the whole body. In: upstream, call, deadlines. Out: `Body`, `Opened` or `Failure`, values
+all three; only the client's own departure is an exception (cancellation).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from gateway.upstreams.base import CutOff, Reply, Unreachable, Upstream, UpstreamCall
+from gateway.wire.chat import Piece, read_event
+from gateway.wire.sse import EventSplitter, EventTooLarge
+from router.outcome import Result
+
+MAX_HELD_EVENTS = 64
+MAX_HELD_BYTES = 256 * 1024
+SERVER_ERROR = 502
+
+
+@dataclass(frozen=True, slots=True)
+class Deadlines:
+    """Points on the event loop's clock."""
+
+    first_token: float
+    total: float
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A try that came to nothing. `body` is the upstream's own error body, if it sent one."""
+
+    result: Result
+    message: str
+    http_status: int | None = None
+    code: str | None = None
+    body: bytes | None = None
+    retry_after_s: float | None = None
+    upstream_request_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """A whole non-streamed answer."""
+
+    raw: bytes
+    value: dict[str, Any]
+    upstream_request_id: str | None
+
+
+@dataclass(slots=True)
+class Opened:
+    """A stream whose first token is here. `held` are the events up to and including it."""
+
+    reply: Reply
+    events: AsyncIterator[bytes]
+    held: list[tuple[bytes, Piece]] = field(default_factory=list)
+    upstream_request_id: str | None = None
+
+
+async def fetch(upstream: Upstream, call: UpstreamCall, deadlines: Deadlines) -> Body | Failure:
+    """A non-streamed try."""
+    reply: Reply | None = None
+    try:
+        async with asyncio.timeout_at(deadlines.total):
+            reply = await upstream.send(call)
+            raw = await reply.read()
+    except TimeoutError:
+        return Failure("timeout_total", "no complete answer within the policy's total_s")
+    except Unreachable as error:
+        return Failure("connect_error", str(error))
+    except CutOff as error:
+        return Failure("cut_off", str(error))
+    finally:
+        if reply is not None:
+            reply.close()
+    if reply.status != 200:
+        return _http_failure(reply, raw)
+    value = _json_object(raw)
+    if value is None:
+        return Failure("bad_response", "the answer is not a JSON object", http_status=200)
+    return Body(raw, value, reply.headers.get("x-request-id"))
+
+
+async def open_stream(upstream: Upstream, call: UpstreamCall, deadlines: Deadlines) -> Opened | Failure:
+    """A streamed try, up to its first token. The reply of a failure is closed; an opened one is the caller's."""
+    reply: Reply | None = None
+    outcome: Opened | Failure | None = None
+    try:
+        async with asyncio.timeout_at(min(deadlines.first_token, deadlines.total)):
+            reply = await upstream.send(call)
+            if reply.status != 200:
+                outcome = _http_failure(reply, await reply.read())
+            else:
+                outcome = await _await_token(reply)
+    except TimeoutError:
+        if deadlines.first_token <= deadlines.total:
+            outcome = Failure("timeout_first_token", "no first token within the policy's first_token_s")
+        else:
+            outcome = Failure("timeout_total", "no first token within the policy's total_s")
+    except Unreachable as error:
+        outcome = Failure("connect_error", str(error))
+    except CutOff as error:
+        outcome = Failure("cut_off", str(error))
+    except EventTooLarge as error:
+        outcome = Failure("bad_response", str(error))
+    finally:
+        if reply is not None and not isinstance(outcome, Opened):
+            reply.close()
+    return outcome
+
+
+async def _await_token(reply: Reply) -> Opened | Failure:
+    opened = Opened(reply, _events(reply), upstream_request_id=reply.headers.get("x-request-id"))
+    held_bytes = 0
+    async for event in opened.events:
+        piece = read_event(event)
+        if piece.is_error:
+            return _error_event_failure(piece)
+        if piece.is_malformed:
+            return Failure("bad_response", "a stream event is not JSON", http_status=200)
+        opened.held.append((event, piece))
+        held_bytes += len(event)
+        if piece.has_token or piece.is_done or piece.finish_reason:
+            return opened
+        if len(opened.held) >= MAX_HELD_EVENTS or held_bytes >= MAX_HELD_BYTES:
+            return opened
+    return Failure("cut_off", "the stream ended before its first token", http_status=200)
+
+
+async def _events(reply: Reply) -> AsyncIterator[bytes]:
+    """Whole events; a last one that lacks its blank line is given as it is."""
+    splitter = EventSplitter()
+    async for chunk in reply.chunks():
+        for event in splitter.feed(chunk):
+            yield event
+    if splitter.rest.strip():
+        yield splitter.rest
+
+
+def _http_failure(reply: Reply, raw: bytes) -> Failure:
+    error = (_json_object(raw) or {}).get("error")
+    error = error if isinstance(error, dict) else {}
+    code = error.get("code") or error.get("type")
+    return Failure(
+        "http_error",
+        str(error.get("message") or f"HTTP {reply.status}"),
+        http_status=reply.status,
+        code=str(code) if code else None,
+        body=raw if error else None,
+        retry_after_s=_retry_after_s(reply),
+        upstream_request_id=reply.headers.get("x-request-id"),
+    )
+
+
+def _error_event_failure(piece: Piece) -> Failure:
+    """An overload hidden in a 200 stream is a failure like any other."""
+    error = (piece.value or {}).get("error")
+    error = error if isinstance(error, dict) else {"message": str(error)}
+    code = error.get("code") or error.get("type")
+    return Failure(
+        "http_error",
+        str(error.get("message") or "error event"),
+        http_status=SERVER_ERROR,
+        code=str(code) if code else None,
+        body=orjson.dumps(piece.value),
+    )
+
+
+def _retry_after_s(reply: Reply) -> float | None:
+    """`retry-after-ms`, else `Retry-After` in seconds; an HTTP date is left to the breaker's own pause."""
+    for name, scale in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
+        try:
+            seconds = float(reply.headers.get(name, "")) * scale
+        except ValueError:
+            continue
+        if seconds >= 0:
+            return seconds
+    return None
+
+
+def _json_object(raw: bytes) -> dict[str, Any] | None:
+    try:
+        value = orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        return None
+    return value if isinstance(value, dict) else None

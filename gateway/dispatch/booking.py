@@ -1,0 +1,81 @@
+"""`Book`: what an attempt cost, and the way of a finished exchange into spool and metrics.
+
+In: attempts and exchanges as `Tally` fills them. Out: cost and price id on the attempt, a spool record, metrics.
+An attempt that no upstream began to answer is free; one whose usage or price nobody knows costs `None`, never 0.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Literal
+
+from gateway.dispatch.metrics import Metrics
+from gateway.ledger.costs import Price, cost_nusd, engine_cost_nusd
+from gateway.ledger.errors import LedgerFull as SpoolFull
+from gateway.ledger.records import Attempt, Exchange
+from gateway.ledger.spool import Spool
+from gateway.wire.errors import LedgerFull
+
+log = logging.getLogger(__name__)
+FULL_RETRY_S = 2.0
+
+
+class Book:
+    """One worker's books."""
+
+    def __init__(
+        self,
+        spool: Spool,
+        metrics: Metrics,
+        prices: Mapping[str, Price | None],
+        max_batch: Mapping[str, int],
+        on_full: Literal["refuse", "serve"],
+    ) -> None:
+        """`prices` and `max_batch` (slots, for engines only) by target name."""
+        self.metrics = metrics
+        self._spool, self._prices, self._max_batch, self._on_full = spool, prices, max_batch, on_full
+        self._price_ids = {name: price.id for name, price in prices.items() if price is not None}
+        self._is_losing = False
+
+    def check_room(self) -> None:
+        """Raises `LedgerFull` when a new call could not be recorded and the deployment refuses such calls."""
+        if self._on_full == "refuse" and self._spool.is_full:
+            raise LedgerFull(
+                "the ledger's spool is full: the database has been away or slow for long; "
+                "see ledger.max_spool_mb and ledger.on_full",
+                retry_after_s=FULL_RETRY_S,
+            )
+
+    def charge(self, attempt: Attempt) -> None:
+        """Sets the attempt's cost and the price it was reckoned with."""
+        price = self._prices.get(attempt.target)
+        attempt.price_id = self._price_ids.get(attempt.target)
+        if attempt.result == "connect_error" or (attempt.result == "http_error" and attempt.usage is None):
+            attempt.cost_nusd = 0
+        elif price is not None and price.usd_per_hour is not None:
+            slots = self._max_batch[attempt.target]
+            attempt.cost_nusd = engine_cost_nusd(price.usd_per_hour, *_engine_seconds(attempt), slots)
+        else:
+            attempt.cost_nusd = cost_nusd(price, attempt.usage)
+
+    def close(self, exchange: Exchange) -> None:
+        """Into the spool, then the metrics. A record that does not fit any more is counted as lost, not hidden."""
+        try:
+            self._spool.append(exchange.record())
+            self._is_losing = False
+        except SpoolFull as error:
+            if not self._is_losing:
+                log.error("records are being lost: %s", error)
+            self._is_losing = True
+        self.metrics.closed(exchange)
+
+
+def _engine_seconds(attempt: Attempt) -> tuple[float, float]:
+    """(prefill, decode) as the engine reports them; of a call broken off, as seen from here."""
+    said = attempt.engine or {}
+    prefill_s, decode_s = said.get("prefill_s"), said.get("decode_s")
+    if isinstance(prefill_s, int | float) and isinstance(decode_s, int | float):
+        return float(prefill_s), float(decode_s)
+    ttft_s = attempt.ttft_s if attempt.ttft_s is not None else attempt.total_s
+    return ttft_s, attempt.total_s - ttft_s

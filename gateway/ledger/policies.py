@@ -1,0 +1,114 @@
+"""Versions of policy.yaml in Postgres: the newest row without an error is active everywhere.
+
+In: a connection inside a transaction of the caller, text that was checked elsewhere. Rows are only added: a
+rollback is the old text published again. Knows no YAML and no files.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import NamedTuple
+from uuid import UUID
+
+from sqlalchemy import func, insert, select, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gateway.ledger.records import uuid7
+from gateway.ledger.tables import policies
+
+_LOCK = 0x5BA2C6A80
+
+
+class ActivePolicy(NamedTuple):
+    """The version in force."""
+
+    id: UUID
+    hash: str
+    yaml: str
+    source: str
+
+
+class PolicyVersion(NamedTuple):
+    """One version for lists; `error` says why it was refused."""
+
+    id: UUID
+    hash: str
+    source: str
+    published_at: datetime
+    error: str | None
+
+
+async def newest_active(connection: AsyncConnection) -> ActivePolicy | None:
+    query = select(policies.c.id, policies.c.hash, policies.c.yaml, policies.c.source)
+    row = (
+        await connection.execute(
+            query.where(policies.c.error.is_(None)).order_by(policies.c.id.desc()).limit(1)
+        )
+    ).first()
+    return ActivePolicy(*row) if row else None
+
+
+async def recent(connection: AsyncConnection, limit: int = 50) -> list[PolicyVersion]:
+    """Newest first, refused ones included."""
+    names = [policies.c[name] for name in PolicyVersion._fields]
+    rows = await connection.execute(select(*names).order_by(policies.c.id.desc()).limit(limit))
+    return [PolicyVersion(*row) for row in rows]
+
+
+async def text_of(connection: AsyncConnection, version: UUID) -> str | None:
+    found: str | None = await connection.scalar(select(policies.c.yaml).where(policies.c.id == version))
+    return found
+
+
+async def publish(connection: AsyncConnection, source: str, policy_hash: str, yaml: str) -> UUID:
+    """Make this text the active version, as the dashboard and the API do."""
+    await _take_turns(connection)
+    return await _add(connection, source, policy_hash, yaml, None)
+
+
+async def publish_from_file(connection: AsyncConnection, source: str, policy_hash: str, yaml: str) -> bool:
+    """Publish, unless this is what `source` published or was refused last: a file that did not change is
+    silent.
+    """
+    await _take_turns(connection)
+    if await _last_hash(connection, source) == policy_hash:
+        return False
+    await _add(connection, source, policy_hash, yaml, None)
+    return True
+
+
+async def record_refused(
+    connection: AsyncConnection, source: str, policy_hash: str, yaml: str, error: str
+) -> bool:
+    """Keep a text that failed its check, once however many workers saw it. It never becomes active."""
+    await _take_turns(connection)
+    if await _last_hash(connection, source) == policy_hash:
+        return False
+    await _add(connection, source, policy_hash, yaml, error)
+    return True
+
+
+async def _take_turns(connection: AsyncConnection) -> None:
+    """Until the transaction ends nobody else publishes, so that workers that saw the same change publish
+    once.
+    """
+    await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+
+
+async def _last_hash(connection: AsyncConnection, source: str) -> str | None:
+    query = select(policies.c.hash).where(policies.c.source == source).order_by(policies.c.id.desc()).limit(1)
+    found: str | None = await connection.scalar(query)
+    return found
+
+
+async def _add(
+    connection: AsyncConnection, source: str, policy_hash: str, yaml: str, error: str | None
+) -> UUID:
+    """Ids are the order of publishing, also when another host's clock is ahead of ours."""
+    newest = await connection.scalar(select(policies.c.id).order_by(policies.c.id.desc()).limit(1))
+    version = uuid7()
+    if newest is not None and newest.int >> 80 >= version.int >> 80:
+        version = uuid7(((newest.int >> 80) + 1.5) / 1000)
+    row = {"id": version, "source": source, "hash": policy_hash, "yaml": yaml, "error": error}
+    await connection.execute(insert(policies).values(row | {"published_at": func.clock_timestamp()}))
+    return version

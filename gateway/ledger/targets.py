@@ -1,0 +1,46 @@
+"""What the running configuration says exists, and what engines say of themselves, for readers of the
+database.
+
+In: the deployment, an engine's `/state`. Out: rows of `targets` and `engine_samples`. Knows no secrets: keys
+of providers never get here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import delete, insert, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gateway.config.deployment import AnyTarget, Deployment, EngineTarget
+from gateway.ledger.tables import targets
+
+_LOCK = 0x5BA2C6A81
+
+
+async def replace_targets(
+    connection: AsyncConnection, deployment: Deployment, disabled: Mapping[str, str] | None = None
+) -> None:
+    """Make `targets` say what `deployment` says. `disabled`: reasons by target name. The caller commits."""
+    reasons = disabled or {}
+    rows = [_row(target, deployment, reasons.get(target.name)) for target in deployment.effective_targets]
+    await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+    await connection.execute(delete(targets))
+    if rows:
+        await connection.execute(insert(targets), rows)
+
+
+def _row(target: AnyTarget, deployment: Deployment, disabled_reason: str | None) -> dict[str, Any]:
+    engine = deployment.engine
+    row = {
+        "name": target.name,
+        "kind": target.kind,
+        "model": target.model,
+        "disabled_reason": disabled_reason,
+    }
+    if isinstance(target, EngineTarget):
+        per_hour = engine.cost_per_hour_usd if target.cost_per_hour_usd is None else target.cost_per_hour_usd
+        return row | {"model": target.model or engine.model, "url": target.url, "usd_per_hour": per_hour}
+    url = target.base_url
+    return row | {"url": url, "usd_per_hour": None}

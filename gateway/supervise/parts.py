@@ -1,0 +1,134 @@
+"""The processes of sparkgate as `Part`s: their command lines, how they show that they are ready, their grace.
+
+In: a `Plan` and what is known only at the start (database URL, listening socket). Out: values. Starts
+nothing. Modules run with `-P`, so that a folder named like one of ours in the working directory stays out.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+from gateway.supervise.options import DATABASE_URL_VARIABLE, Plan
+from gateway.supervise.part import Part
+
+_MODULE = (sys.executable, "-P", "-m")
+_AFTER_GRACE_S = 5.0  # what a worker needs to close its books once its streams are over or cut off
+_LIBRARY_ENV = {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_TELEMETRY": "1"}
+
+
+class PartMissing(Exception):
+    """A part whose package is not installed."""
+
+
+def check_installed(plan: Plan) -> None:
+    """Raise `PartMissing` unless every part to be started can be."""
+    if plan.starts_engine:
+        engine_command(plan)
+    if plan.starts_dashboard:
+        dashboard_command("127.0.0.1", plan.deployment.dashboard_port)
+
+
+def local_url(host: str, port: int) -> str:
+    """The URL by which this machine reaches a server that listens on `host`."""
+    reachable = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
+
+
+def engine_command(plan: Plan, host: str = "127.0.0.1") -> tuple[str, ...]:
+    """`python -m engine serve …`; torch is looked for first, as the engine cannot run without it."""
+    if importlib.util.find_spec("torch") is None:
+        raise PartMissing(
+            'the engine needs torch: pip install "sparkgate[engine]", or start with --no-engine'
+        )
+    settings = plan.deployment.engine
+    argv = [*_MODULE, "engine", "serve", "--model", settings.model, "--data-dir", str(plan.data_dir)]
+    argv += ["--host", host, "--port", str(plan.deployment.engine_port)]
+    argv += ["--dtype", settings.dtype, "--device", settings.device, "--max-batch", str(settings.max_batch)]
+    if settings.threads is not None:
+        argv += ["--threads", str(settings.threads)]
+    return tuple(argv)
+
+
+def engine_part(plan: Plan) -> Part:
+    model = plan.deployment.engine.model
+    url = local_url("127.0.0.1", plan.deployment.engine_port)
+    return Part(
+        name="engine",
+        argv=engine_command(plan),
+        prepare=(*_MODULE, "engine", "fetch", "--model", model, "--data-dir", str(plan.data_dir)),
+        env=_LIBRARY_ENV,
+        ready_url=f"{url}/health",
+        start_timeout_s=600.0,  # a large model loads for minutes
+        address=f"{url}  {model}",
+    )
+
+
+def gateway_parts(plan: Plan, listening_fd: int, port: int, database_url: str) -> list[Part]:
+    """One part a worker; all accept from the one socket, so that a worker's death refuses no connection."""
+    deployment = plan.deployment
+    url = local_url(deployment.host, port)
+    options = _worker_options(plan)
+    return [
+        Part(
+            name=f"gateway-{index}" if deployment.workers > 1 else "gateway",
+            argv=(*_MODULE, "gateway.worker", "--fd", str(listening_fd), "--index", str(index), *options),
+            env={DATABASE_URL_VARIABLE: database_url},
+            ready_url=f"{url}/ready",
+            stop_grace_s=deployment.shutdown_grace_s + _AFTER_GRACE_S,
+            pass_fds=(listening_fd,),
+            needed=True,
+            address=url if index == 0 else "",
+        )
+        for index in range(deployment.workers)
+    ]
+
+
+def drain_part(plan: Plan, database_url: str) -> Part:
+    return Part(
+        name="drain",
+        argv=(*_MODULE, "gateway.ledger.drain", "--spool", str(plan.data_dir / "spool")),
+        env={DATABASE_URL_VARIABLE: database_url},
+        stop_grace_s=20.0,  # what it does not get written stays in the spool for the next start
+    )
+
+
+def dashboard_command(host: str, port: int) -> tuple[str, ...]:
+    """`python -m streamlit run …`: headless, telemetry off, no file watcher."""
+    if importlib.util.find_spec("streamlit") is None:
+        raise PartMissing(
+            'the dashboard needs streamlit: pip install "sparkgate[dashboard]", or start with --no-dashboard'
+        )
+    package = importlib.util.find_spec("dashboard")
+    if package is None or package.origin is None:
+        raise PartMissing("the package `dashboard` is not installed")
+    settings = {
+        "server.headless": "true",
+        "server.address": host,
+        "server.port": str(port),
+        "server.fileWatcherType": "none",
+        "browser.gatherUsageStats": "false",
+    }
+    flags = [text for key, value in settings.items() for text in (f"--{key}", value)]
+    return (*_MODULE, "streamlit", "run", str(Path(package.origin).with_name("app.py")), *flags)
+
+
+def dashboard_part(plan: Plan, database_url: str, gateway_url: str) -> Part:
+    host, port = "127.0.0.1", plan.deployment.dashboard_port
+    url = local_url(host, port)
+    return Part(
+        name="dashboard",
+        argv=dashboard_command(host, port),
+        env={DATABASE_URL_VARIABLE: database_url, "SPARKGATE_GATEWAY_URL": gateway_url},
+        ready_url=f"{url}/_stcore/health",
+        stop_grace_s=5.0,
+        address=url,
+    )
+
+
+def _worker_options(plan: Plan) -> list[str]:
+    options = ["--data-dir", str(plan.data_dir), "--engine-port", str(plan.deployment.engine_port)]
+    for name, path in (("--config", plan.config), ("--policy", plan.policy)):
+        options += [name, str(path)] if path is not None else []
+    return options

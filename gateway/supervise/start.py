@@ -1,0 +1,123 @@
+"""The order in which the parts are brought up, for `up` and for `gateway`.
+
+In: a `Start` (plan, board, supervisor, listening socket). Out: running parts and the message that says how
+to call them. What can go on side by side does: the engine loads while Postgres starts. Stops nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy.exc import OperationalError
+
+from gateway.ledger.database import redact, resolve_url, with_driver
+from gateway.supervise import parts
+from gateway.supervise.backoff import delay_s
+from gateway.supervise.banner import FirstKey, ready_text
+from gateway.supervise.first_key import first_key, make_ready
+from gateway.supervise.keeper import Keeper
+from gateway.supervise.options import Plan
+from gateway.supervise.postgres import NAME as POSTGRES
+from gateway.supervise.postgres import PostgresKeeper
+from gateway.supervise.status import Board
+from gateway.supervise.supervisor import Supervisor
+
+DATABASE = "database"  # not a process: its tables and the first key
+API_KEY_VARIABLE = "SPARKGATE_API_KEY"
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """One start of a data directory. `began` is monotonic seconds."""
+
+    plan: Plan
+    board: Board
+    supervisor: Supervisor
+    listening: socket.socket
+    began: float
+
+    @property
+    def port(self) -> int:
+        return int(self.listening.getsockname()[1])
+
+    @property
+    def gateway_url(self) -> str:
+        return parts.local_url(self.plan.deployment.host, self.port)
+
+
+async def bring_up(start: Start) -> None:
+    """Postgres, tables, key, engine, gateway, drain, dashboard."""
+    plan, supervisor = start.plan, start.supervisor
+    postgres = _own_postgres(start) if plan.deployment.database_url == "embedded" else None
+    engine = supervisor.keep(parts.engine_part(plan)) if plan.starts_engine else None
+    database_url = with_driver(plan.deployment.database_url if postgres is None else await postgres.first_url)
+    key = await _ask_database(start, database_url, make_ready)
+    await _gateway_and_drain(start, database_url)
+    dashboard_url = None
+    if plan.starts_dashboard:
+        dashboard = parts.dashboard_part(plan, database_url, start.gateway_url)
+        supervisor.keep(dashboard)
+        dashboard_url = dashboard.address
+    if engine is not None:
+        await engine.was_tried.wait()
+    _announce(start, key, dashboard_url, engine)
+
+
+async def bring_up_gateway(start: Start) -> None:
+    """The workers and their drain, on a database that others run and migrate."""
+    database_url = resolve_url(start.plan.deployment.database_url, start.plan.data_dir)
+    await _gateway_and_drain(start, database_url)
+    _announce(start, await _ask_database(start, database_url, first_key), None, None)
+
+
+def _own_postgres(start: Start) -> PostgresKeeper:
+    keeper = PostgresKeeper(start.plan.data_dir, start.board)
+    start.supervisor.add(POSTGRES, keeper)
+    return keeper
+
+
+async def _ask_database(
+    start: Start, database_url: str, ask: Callable[[str, str | None, Path], Awaitable[FirstKey]]
+) -> FirstKey:
+    """`ask` until the database answers: one of yours may be later than we are."""
+    board, began, failures = start.board, time.monotonic(), 0
+    key_file = start.plan.data_dir / "run" / "first_key"
+    board.show(DATABASE, "starting", "tables and first key")
+    while True:
+        try:
+            key = await ask(database_url, os.environ.get(API_KEY_VARIABLE), key_file)
+        except OperationalError as error:
+            failures += 1
+            reason = str(error.orig).strip().partition("\n")[0]
+            board.show(
+                DATABASE, "restarting", f"{redact(database_url)}: {reason}; again in {delay_s(failures):g} s"
+            )
+            await asyncio.sleep(delay_s(failures))
+            continue
+        board.show(DATABASE, "ready", f"{time.monotonic() - began:.1f} s")
+        return key
+
+
+async def _gateway_and_drain(start: Start, database_url: str) -> None:
+    plan, supervisor = start.plan, start.supervisor
+    listening_fd = start.listening.fileno()
+    workers = [
+        supervisor.keep(part) for part in parts.gateway_parts(plan, listening_fd, start.port, database_url)
+    ]
+    supervisor.keep(parts.drain_part(plan, database_url))
+    for worker in workers:
+        await worker.was_ready.wait()
+
+
+def _announce(start: Start, key: FirstKey, dashboard_url: str | None, engine: Keeper | None) -> None:
+    notes = [f"target {name} is disabled: {reason}" for name, reason in start.plan.disabled.items()]
+    if engine is not None and not engine.was_ready.is_set():
+        notes.append("the engine did not start yet; it is being tried again, see above")
+    took_s = time.monotonic() - start.began
+    start.board.say(ready_text(start.gateway_url, key, dashboard_url, took_s, notes))

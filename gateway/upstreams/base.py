@@ -1,0 +1,60 @@
+"""What an upstream is to dispatch: something that takes a call and gives a reply whose bytes come over time.
+
+`Upstream.send` returns when the reply's head is known. Foreign errors are mapped here, at the edge that owns the
+library: a failed connection is `Unreachable`, a stream that breaks is `CutOff`. Deadlines are dispatch's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+
+class UpstreamError(Exception):
+    """Trouble between the gateway and a target; the message is fit for the ledger (no secrets)."""
+
+
+class Unreachable(UpstreamError):
+    """No connection, or it closed before a reply began."""
+
+
+class CutOff(UpstreamError):
+    """The reply broke off after it had begun."""
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamCall:
+    """One attempt's request: path below the target's base, JSON body for this target, headers to pass on."""
+
+    path: str  # e.g. /v1/chat/completions
+    body: dict[str, Any]
+    stream: bool
+    headers: Mapping[str, str]
+
+
+class Reply(Protocol):
+    """A reply whose head is known. `close` frees the connection at once, read or not; it may be called twice."""
+
+    status: int
+    headers: Mapping[str, str]
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """The body as it arrives, uncut. Raises `CutOff`."""
+        ...
+
+    async def read(self) -> bytes:
+        """The whole body. Raises `CutOff`."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Upstream(Protocol):
+    """One target, ready to be called."""
+
+    async def send(self, call: UpstreamCall) -> Reply:
+        """Raises `Unreachable`."""
+        ...
+
+    async def close(self) -> None: ...

@@ -1,0 +1,86 @@
+"""Providers with APIs of their own, through litellm: its answers and errors given back as OpenAI's wire bytes.
+
+litellm takes seconds to import, so it is imported on the first call of the first such target and never otherwise.
+Its own retries are off: attempts are dispatch's business. In: an `UpstreamCall`. Out: a `Reply`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import orjson
+
+from gateway.upstreams.base import CutOff, Reply, Unreachable, UpstreamCall
+
+
+class LitellmReply:
+    """A finished body, or a stream that litellm is still reading."""
+
+    def __init__(self, status: int, body: bytes = b"", stream: Any = None) -> None:
+        self.status = status
+        self.headers: Mapping[str, str] = {}
+        self._body = body
+        self._stream = stream
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        if self._stream is None:
+            yield self._body
+            return
+        try:
+            async for chunk in self._stream:
+                yield b"data: " + orjson.dumps(chunk.model_dump(exclude_none=True)) + b"\n\n"
+        except Exception as error:  # litellm's stream raises whatever the provider's adapter raises
+            raise CutOff(f"{type(error).__name__}: {error}") from error
+        yield b"data: [DONE]\n\n"
+
+    async def read(self) -> bytes:
+        return self._body
+
+    def close(self) -> None:
+        """Ends the provider's stream; litellm offers only an awaitable for it."""
+        closing = getattr(self._stream, "aclose", None)
+        if closing is not None:
+            self._closing = asyncio.ensure_future(closing())
+
+
+class LitellmUpstream:
+    """A target called as litellm's `model` (its provider prefix included)."""
+
+    def __init__(self, model: str, api_key: str | None, base_url: str | None) -> None:
+        given = {"model": model, "api_key": api_key, "api_base": base_url}
+        self._arguments = {key: value for key, value in given.items() if value is not None}
+
+    async def send(self, call: UpstreamCall) -> Reply:
+        litellm = await asyncio.to_thread(_litellm)
+        body = {key: value for key, value in call.body.items() if key != "model"}
+        try:
+            answer = await litellm.acompletion(**body, **self._arguments, num_retries=0, max_retries=0)
+        except litellm.exceptions.APIConnectionError as error:
+            raise Unreachable(str(error)) from error
+        except Exception as error:  # one class per provider error, all with a status
+            return LitellmReply(getattr(error, "status_code", None) or 502, orjson.dumps(_error(error)))
+        if call.stream:
+            return LitellmReply(200, stream=answer)
+        return LitellmReply(200, orjson.dumps(answer.model_dump(exclude_none=True)))
+
+    async def close(self) -> None:
+        return None
+
+
+def _litellm() -> Any:
+    """Imports litellm without letting it fetch its price list from the network."""
+    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+    import litellm
+
+    litellm.suppress_debug_info = True
+    litellm.telemetry = False
+    return litellm
+
+
+def _error(error: Exception) -> dict[str, Any]:
+    message = str(getattr(error, "message", None) or error)
+    code = getattr(error, "code", None)
+    return {"error": {"message": message, "type": type(error).__name__, "param": None, "code": code}}

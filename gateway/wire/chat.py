@@ -1,0 +1,109 @@
+"""OpenAI's chat completions on the wire: what matters to the gateway in requests, answers and stream chunks.
+
+In: decoded JSON values and raw events. Out: usage, finish reasons, "is this the first token", and the one edit of
+a native stream: dropping the usage that only the gateway asked for. Unknown fields are left alone.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from gateway.ledger.records import Usage
+from gateway.wire.sse import data_of
+
+_USAGE_NULL = re.compile(rb',\s*"usage"\s*:\s*null|"usage"\s*:\s*null\s*,\s*')
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What one stream event means. `value` is None for comments, keep-alives and `[DONE]`."""
+
+    value: dict[str, Any] | None = None
+    has_token: bool = (
+        False  # content, refusal, reasoning or tool-call delta: the first one is the first token
+    )
+    is_done: bool = False
+    is_error: bool = False
+    is_malformed: bool = False
+    finish_reason: str | None = None
+    usage: Usage | None = None
+
+
+def read_event(event: bytes) -> Piece:
+    """Never raises: an event that is not JSON is `is_malformed`."""
+    data = data_of(event)
+    if data is None:
+        return Piece()
+    if data.strip() == b"[DONE]":
+        return Piece(is_done=True)
+    try:
+        value = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return Piece(is_malformed=True)
+    if not isinstance(value, dict):
+        return Piece(is_malformed=True)
+    if value.get("error"):
+        return Piece(value=value, is_error=True)
+    choices = _choices(value)
+    return Piece(
+        value=value,
+        has_token=any(map(_has_token, choices)),
+        finish_reason=next((c["finish_reason"] for c in choices if c.get("finish_reason")), None),
+        usage=usage_of(value),
+    )
+
+
+def _choices(value: dict[str, Any]) -> list[dict[str, Any]]:
+    choices = value.get("choices")
+    return [choice for choice in choices if isinstance(choice, dict)] if isinstance(choices, list) else []
+
+
+def _has_token(choice: dict[str, Any]) -> bool:
+    if choice.get("text"):  # /v1/completions
+        return True
+    delta = choice.get("delta")
+    if not isinstance(delta, dict):
+        return False
+    keys = ("content", "refusal", "tool_calls", "function_call", "reasoning_content", "reasoning", "audio")
+    return any(delta.get(key) for key in keys)
+
+
+def usage_of(value: dict[str, Any]) -> Usage | None:
+    """Token counts of a body or chunk; None when it has none. Details that are absent count 0."""
+    usage = value.get("usage")
+    if not isinstance(usage, dict) or not isinstance(usage.get("prompt_tokens"), int):
+        return None
+    into = usage.get("prompt_tokens_details") or {}
+    out_of = usage.get("completion_tokens_details") or {}
+    return Usage(
+        input_tokens=usage["prompt_tokens"],
+        output_tokens=usage.get("completion_tokens") or 0,
+        cached_tokens=into.get("cached_tokens") or 0,
+        cache_write_tokens=into.get("cache_write_tokens") or 0,
+        reasoning_tokens=out_of.get("reasoning_tokens") or 0,
+    )
+
+
+def finish_reason_of(body: dict[str, Any]) -> str | None:
+    return next((c["finish_reason"] for c in _choices(body) if c.get("finish_reason")), None)
+
+
+def without_asked_usage(event: bytes, piece: Piece) -> bytes | None:
+    """The event as the caller would have got it had nobody asked for usage; None = drop it.
+
+    The extra chunk (empty `choices`, usage) goes; `"usage": null` is cut out of the others byte-wise, so that
+    all else stays as the upstream wrote it.
+    """
+    value = piece.value
+    if value is None or "usage" not in value:
+        return event
+    if value["usage"] is not None:
+        return None if value.get("choices") == [] else event
+    edited, cuts = _USAGE_NULL.subn(b"", event)
+    if cuts == 1:
+        return edited
+    return b"data: " + orjson.dumps({key: item for key, item in value.items() if key != "usage"}) + b"\n\n"

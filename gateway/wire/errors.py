@@ -1,0 +1,92 @@
+"""The gateway's errors, as callers see them: OpenAI's JSON shape with the right status.
+
+GatewayError
+├── BadRequest          400  the call itself is wrong
+├── Unauthorized        401  no key, or an unknown or revoked one
+├── Forbidden           403  the key's scope does not allow it
+├── NotFound            404  unknown path, model, exchange or task
+├── BodyTooLarge        413
+├── NoTarget            503  nothing can serve this call now
+├── LedgerFull          503  the spool has no room for another record
+├── UpstreamFailed      502  the targets tried failed (or the upstream's own status, passed on)
+└── UpstreamTimeout     504  a deadline of the policy passed
+
+Upstream error bodies are relayed as they came; this tree is for what the gateway itself has to say.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import orjson
+
+
+class GatewayError(Exception):
+    """An error with its HTTP status, OpenAI `type` and `code`; `message` says what, where and what to do."""
+
+    status: ClassVar[int] = 500
+    type: ClassVar[str] = "server_error"
+    default_code: ClassVar[str] = "internal_error"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code or self.default_code
+        self.param = param
+        self.retry_after_s = retry_after_s
+
+    def value(self) -> dict[str, Any]:
+        return error_value(self.message, self.type, self.code, self.param)
+
+
+def error_value(message: str, type_: str, code: str | None, param: str | None = None) -> dict[str, Any]:
+    """OpenAI's error object; all four keys are required by its published schema."""
+    return {"error": {"message": message, "type": type_, "param": param, "code": code}}
+
+
+def error_event(value: dict[str, Any]) -> bytes:
+    """The error as a server-sent event, for streams that have begun."""
+    return b"data: " + orjson.dumps(value) + b"\n\n"
+
+
+class BadRequest(GatewayError):
+    status, type, default_code = 400, "invalid_request_error", "invalid_request"
+
+
+class Unauthorized(GatewayError):
+    status, type, default_code = 401, "invalid_request_error", "invalid_api_key"
+
+
+class Forbidden(GatewayError):
+    status, type, default_code = 403, "permission_error", "insufficient_scope"
+
+
+class NotFound(GatewayError):
+    status, type, default_code = 404, "invalid_request_error", "not_found"
+
+
+class BodyTooLarge(GatewayError):
+    status, type, default_code = 413, "invalid_request_error", "body_too_large"
+
+
+class NoTarget(GatewayError):
+    status, type, default_code = 503, "service_unavailable_error", "no_target"
+
+
+class LedgerFull(GatewayError):
+    status, type, default_code = 503, "service_unavailable_error", "ledger_full"
+
+
+class UpstreamFailed(GatewayError):
+    status, type, default_code = 502, "server_error", "upstream_failed"
+
+
+class UpstreamTimeout(GatewayError):
+    status, type, default_code = 504, "timeout_error", "upstream_timeout"

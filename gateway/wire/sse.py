@@ -1,0 +1,58 @@
+"""Server-sent events as bytes: cutting an incoming stream into whole events without changing a byte.
+
+In: chunks as the network brought them, cut anywhere (inside a UTF-8 character too). Out: events, each with its
+blank line, whose concatenation is the input. Knows nothing of what is inside an event but its `data` lines.
+Follows the WHATWG server-sent events grammar: LF, CRLF or CR end a line, an empty line ends an event.
+"""
+
+from __future__ import annotations
+
+import re
+
+_EVENT_END = re.compile(rb"\r\n\r\n|\n\n|\r\r|\n\r\n|\r\n\n")
+MAX_EVENT_BYTES = 8 * 1024 * 1024
+
+
+class EventTooLarge(Exception):
+    """An event grew past `MAX_EVENT_BYTES` without ending."""
+
+
+class EventSplitter:
+    """Collects chunks, gives whole events. Holds at most one unfinished event."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, chunk: bytes) -> list[bytes]:
+        """The events that this chunk completes. Raises `EventTooLarge`."""
+        data = self._rest + chunk if self._rest else chunk
+        events: list[bytes] = []
+        start = 0
+        for end in _EVENT_END.finditer(data):
+            if end.end() == len(data) and end.group().endswith(b"\r"):
+                break  # "\r\r" at the very end may be the first half of "\r\r\n": wait for the next byte
+            events.append(data[start : end.end()])
+            start = end.end()
+        self._rest = data[start:]
+        if len(self._rest) > MAX_EVENT_BYTES:
+            raise EventTooLarge(f"an event of more than {MAX_EVENT_BYTES} bytes")
+        return events
+
+    @property
+    def rest(self) -> bytes:
+        """The unfinished event."""
+        return self._rest
+
+
+def data_of(event: bytes) -> bytes | None:
+    """The event's data: its `data` lines joined by LF; None for comments and keep-alives."""
+    if event.startswith(b"data: ") and event.count(b"\n") == 2 and event.endswith(b"\n\n"):
+        return event[6:-2]  # the only form nearly all servers send
+    lines = [line for line in re.split(rb"\r\n|\n|\r", event) if line.startswith(b"data")]
+    values = [_value(line) for line in lines if line == b"data" or line[4:5] == b":"]
+    return b"\n".join(values) if values else None
+
+
+def _value(line: bytes) -> bytes:
+    value = line[5:]
+    return value[1:] if value.startswith(b" ") else value

@@ -1,0 +1,71 @@
+"""One gateway worker process: puts the parts together and serves them with uvicorn.
+
+`python -m gateway.worker --fd N --index I --data-dir D [--config F] [--policy F]`: `--fd` is a listening socket
+inherited from the supervisor, shared by all workers; the database URL comes in `SPARKGATE_DATABASE_URL`.
+Everything is loaded before the first call is taken: no call waits for the database.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import socket
+import sys
+from pathlib import Path
+
+METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Serves until told to stop; the exit status is 1 when start-up failed."""
+    options = _options(argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    folder = options.data_dir / "run" / "metrics"
+    folder.mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault(METRICS_FOLDER, str(folder))  # read by prometheus_client when it is imported
+    import uvicorn
+
+    from gateway.app import GatewayApp
+    from gateway.assemble import assembled, load
+
+    files = load(options.config, options.policy, options.data_dir, options.engine_port)
+    app = GatewayApp(lambda: assembled(files, options.index))
+    config = uvicorn.Config(
+        app,
+        host=options.host,
+        port=options.port,
+        loop="uvloop",
+        http="httptools",
+        lifespan="on",
+        access_log=False,
+        log_level="warning",
+        server_header=False,
+        timeout_keep_alive=75,  # longer than the usual 60 s of proxies in front, so that they close first
+        timeout_graceful_shutdown=max(1, round(files.deployment.shutdown_grace_s)),
+    )
+    server = uvicorn.Server(config)
+    sockets = [socket.socket(fileno=options.fd)] if options.fd is not None else None
+    server.run(sockets)
+    return 0 if server.started else 1
+
+
+def _options(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m gateway.worker", description=__doc__.splitlines()[0])
+    parser.add_argument("--fd", type=int, help="a listening socket to accept from")
+    parser.add_argument("--host", default="127.0.0.1", help="where to listen without --fd")
+    parser.add_argument("--port", type=int, default=8080)
+    parser.add_argument(
+        "--index", type=int, default=0, help="number of this worker; 0 also keeps engine samples"
+    )
+    parser.add_argument("--config", type=Path)
+    parser.add_argument("--policy", type=Path)
+    parser.add_argument("--data-dir", type=Path, default=Path(".sparkgate"))
+    parser.add_argument(
+        "--engine-port", type=int, help="where the bundled engine listens, if not as configured"
+    )
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

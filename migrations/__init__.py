@@ -1,0 +1,1 @@
+"""Alembic's environment and the ledger's revisions. Of ours it knows `gateway.ledger.tables` only."""

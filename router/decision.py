@@ -1,0 +1,78 @@
+"""`Decision`: what was chosen and why, complete enough to explain a call months later.
+
+Out of `decide`, into dispatch (the order to try) and the ledger (`as_json`). Seconds, dollars and shares as floats.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from router.policy import Objective, Timeouts
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What a target is expected to do with this call; `weight` is the decayed number of samples behind it."""
+
+    ttft_s: float
+    tpot_s: float
+    completion_s: float
+    completion_p95_s: float
+    cost_usd: float | None
+    success_share: float
+    in_flight: int
+    crowding: float
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A target in the order of trying. `score` is in the objective's unit, lower is better; None for fallbacks."""
+
+    target: str
+    role: str  # candidate | fallback | explore
+    score: float | None
+    prediction: Prediction | None
+    slo_misses: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """A target that may not serve this call, and why."""
+
+    target: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The whole answer to "where does this call go, and why"."""
+
+    shape: str
+    shape_source: str
+    objective: Objective
+    candidates: tuple[Candidate, ...]
+    rejections: tuple[Rejection, ...]
+    reason: str
+    policy_hash: str
+    draw: float
+    explored: bool
+    expected_output_tokens: int
+    timeouts: Timeouts
+    max_retries: int
+
+    def as_json(self) -> dict[str, Any]:
+        """JSON-ready; floats to five significant digits, for people and for Postgres."""
+        rounded: dict[str, Any] = _rounded(asdict(self))
+        return rounded
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.5g}")
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(item) for item in value]
+    return value

@@ -1,0 +1,54 @@
+"""Hard limits: may this target serve this call at all? A `None` says yes, else the reason in words.
+
+In: query, target, its health, the time. Out: a reason or None. Preference is not decided here.
+"""
+
+from __future__ import annotations
+
+from router.catalog import Target
+from router.fleet import Health
+from router.query import Query
+
+ENGINE_GONE_S = 1.0  # an engine that has not answered its state for this long is not asked
+
+
+def inability(query: Query, target: Target, health: Health) -> str | None:
+    """What the target cannot do, whatever its state."""
+    if target.disabled_reason:
+        return f"disabled: {target.disabled_reason}"
+    if query.endpoint not in target.endpoints:
+        return f"does not serve {query.endpoint}"
+    lacking = [
+        name
+        for name, needed, has in (
+            ("tools", query.has_tools or query.has_tool_messages, target.has_tools),
+            ("images", query.has_images, target.has_images),
+            ("JSON output", query.wants_json, target.has_json),
+        )
+        if needed and not has
+    ]
+    if lacking:
+        return f"cannot do {' or '.join(lacking)}"
+    return _too_long(query, target, health)
+
+
+def _too_long(query: Query, target: Target, health: Health) -> str | None:
+    window = target.context_tokens or (health.engine.max_context_tokens if health.engine else None)
+    if window is None or query.input_tokens <= window:
+        return None
+    return f"about {query.input_tokens} input tokens do not fit its context of {window}"
+
+
+def unwell(health: Health, now: float) -> str | None:
+    """Why the target gets no traffic just now; a probe is let through one at a time."""
+    if health.engine and health.engine.draining:
+        return "draining"
+    gone = health.unreachable_since_s
+    if gone is not None and now - gone >= ENGINE_GONE_S:
+        return f"engine has not answered for {now - gone:.0f} s"
+    state = health.breaker.state(now)
+    if state == "shedding":
+        return f"shedding after failures, for {health.breaker.until_s - now:.1f} s more"
+    if state == "probing" and health.in_flight > 0:
+        return "probing: another call is testing it"
+    return None

@@ -1,0 +1,53 @@
+"""`Outcome`: how one attempt ended, as the router learns from it; and whether another may be made.
+
+In: figures of a finished attempt. Out: what `Fleet.observe` adds up and what the walk over candidates asks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Result = Literal[
+    "ok",
+    "timeout_first_token",
+    "timeout_idle",
+    "timeout_total",
+    "connect_error",
+    "http_error",
+    "bad_response",
+    "cut_off",
+    "client_gone",
+]
+TIMEOUTS: frozenset[str] = frozenset({"timeout_first_token", "timeout_idle", "timeout_total"})
+# The upstream's own trouble, or its view of our account: another target may do better.
+# Other 4xx are about the request itself and would fail everywhere.
+RETRYABLE_STATUS = frozenset({401, 402, 403, 404, 408, 409, 425, 429, 500, 502, 503, 504, 520, 522, 524, 529})
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One attempt. `ttft_s` and `tpot_s` (seconds per output token after the first) are for streams only."""
+
+    target: str
+    shape: str
+    result: Result
+    total_s: float
+    ttft_s: float | None = None
+    tpot_s: float | None = None
+    output_tokens: int | None = None
+    cost_usd: float | None = None
+    http_status: int | None = None
+    retry_after_s: float | None = None
+
+    @property
+    def is_failure(self) -> bool:
+        """Trouble of the target's making; a caller's bad request or departure is neither failure nor success."""
+        if self.result == "http_error":
+            return self.http_status in RETRYABLE_STATUS
+        return self.result not in ("ok", "client_gone")
+
+    @property
+    def is_retryable(self) -> bool:
+        """May another attempt follow, given that nothing reached the client? Not once the total time is spent."""
+        return self.is_failure and self.result != "timeout_total"

@@ -1,0 +1,78 @@
+"""The ledger's database for every test that needs one: a real Postgres 18, migrated once, copied cheaply.
+
+`database_url` is shared by a session's tests; `clean_database_url` is a test's own, made from a migrated
+template. `postgres` is the server: an object that makes databases.
+"""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from sqlalchemy import make_url
+
+from gateway.ledger import embedded, migrate
+
+_TEMPLATE = "migrated"
+
+
+class PostgresServer:
+    """A running embedded Postgres with a migrated template database."""
+
+    def __init__(self, data_dir: Path, url: str) -> None:
+        self.data_dir, self.url = data_dir, url
+        self._numbers = itertools.count(1)
+        self._run(f"CREATE DATABASE {_TEMPLATE}")
+        migrate.upgrade(self.url_of(_TEMPLATE))
+
+    def url_of(self, database: str) -> str:
+        return make_url(self.url).set(database=database).render_as_string(hide_password=False)
+
+    def create(self, *, migrated: bool = True) -> str:
+        """The URL of a new database."""
+        name = f"test_{next(self._numbers)}"
+        self._run(
+            f"CREATE DATABASE {name} TEMPLATE {_TEMPLATE if migrated else 'template0'} STRATEGY file_copy"
+        )
+        return self.url_of(name)
+
+    def drop(self, url: str) -> None:
+        self._run(f"DROP DATABASE IF EXISTS {make_url(url).database} WITH (FORCE)")
+
+    def _run(self, statement: str) -> None:
+        where = make_url(self.url).query
+        with psycopg.connect(
+            host=str(where["host"]),
+            port=int(str(where["port"])),
+            user="postgres",
+            dbname="postgres",
+            autocommit=True,
+        ) as connection:
+            connection.execute(statement.encode())
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    data_dir = Path(tempfile.mkdtemp(prefix="sparkgate-test-"))
+    with embedded.running(data_dir) as url:
+        yield PostgresServer(data_dir, url)
+    shutil.rmtree(data_dir)
+
+
+@pytest.fixture(scope="session")
+def database_url(postgres: PostgresServer) -> str:
+    """A migrated database that the session's tests share."""
+    return postgres.create()
+
+
+@pytest.fixture
+def clean_database_url(postgres: PostgresServer) -> Iterator[str]:
+    """A migrated, empty database of the test's own."""
+    url = postgres.create()
+    yield url
+    postgres.drop(url)

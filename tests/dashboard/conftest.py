@@ -1,0 +1,46 @@
+"""Fixtures of the dashboard's tests: engines on the test's database, the served page, a browser."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser
+from sqlalchemy import Engine
+
+from dashboard.database import connect
+from gateway.ledger.database import create_engine
+from tests.dashboard.server import chromium, dashboard, find_chromium
+
+
+@pytest.fixture
+def writer(clean_database_url: str) -> Iterator[Engine]:
+    """Writes the ledger as the gateway does."""
+    engine = create_engine(clean_database_url)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def reader(clean_database_url: str) -> Iterator[Engine]:
+    """The dashboard's own read-only pool on the same database."""
+    engine = connect(clean_database_url)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    executable = find_chromium()
+    if executable is None:
+        pytest.skip("no Chromium on this machine (looked for chromium, chromium-browser, google-chrome)")
+    with chromium(executable) as running:
+        yield running
+
+
+@pytest.fixture
+def page_url(clean_database_url: str, tmp_path: Path) -> Iterator[str]:
+    """The dashboard on the test's database, served for real."""
+    with dashboard(clean_database_url, tmp_path / "dashboard.log", tmp_path) as url:
+        yield url

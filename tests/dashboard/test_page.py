@@ -1,0 +1,253 @@
+"""The served page in a real browser, on a real Postgres: what it says equals what the test computes for itself."""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from playwright.sync_api import Browser, Page, expect
+from sqlalchemy import Engine, make_url, text
+
+from gateway.ledger.database import create_engine
+from gateway.ledger.records import Exchange
+from tests.dashboard import traffic
+from tests.dashboard.screenshot import LIMIT_BYTES, open_page, shoot, wait_until_drawn
+
+pytestmark = pytest.mark.browser
+PATIENCE_MS = 30_000
+
+
+@pytest.fixture
+def written(writer: Engine) -> list[Exchange]:
+    traffic.configure(writer)
+    made = traffic.hour(time.time(), 400, length_s=800)
+    traffic.write(writer, made)
+    traffic.finish_tasks(writer, made)
+    return made
+
+
+@pytest.fixture
+def page(browser: Browser, page_url: str, written: list[Exchange]) -> Page:
+    """The overview with traffic, drawn."""
+    page = open_page(browser, page_url)
+    wait_until_drawn(page)
+    return page
+
+
+def card(page: Page, key: str) -> str:
+    return page.locator(f'.sg-card[data-key="{key}"]').inner_text()
+
+
+def first_number(words: str) -> float:
+    found = re.search(r"[\d.,]*\d", words)
+    assert found, words
+    return float(found.group().replace(",", ""))
+
+
+def value(page: Page, key: str) -> float:
+    return first_number(page.locator(f'.sg-card[data-key="{key}"] .sg-value').inner_text())
+
+
+def assert_no_exception(page: Page) -> None:
+    assert page.locator(".stException").count() == 0
+
+
+def test_the_figures_are_those_of_the_exchanges(page: Page, written: list[Exchange]) -> None:
+    ttfts = [made.ttft_s for made in written if made.ttft_s is not None]
+    whole = [made.total_s for made in written if made.status == 200]
+    late = sum(made.timed_out is not None for made in written)
+    cost = sum(float(made.record()["exchange"]["cost_usd"]) for made in written)
+    assert value(page, "calls") == len(written)
+    failed = sum(made.status >= 400 for made in written)
+    assert value(page, "error_rate") == pytest.approx(100 * failed / len(written), abs=0.05)
+    p95 = np.percentile(ttfts, 95, method="inverted_cdf")
+    assert value(page, "ttft") == pytest.approx(p95, rel=0.01, abs=0.005)
+    assert ("within 1.5 s" if p95 < 1.5 else "over 1.5 s") in card(page, "ttft")
+    p95 = np.percentile(whole, 95, method="inverted_cdf")
+    assert value(page, "completion_p95") == pytest.approx(p95, rel=0.01, abs=0.05)
+    assert value(page, "timeout_rate") == pytest.approx(100 * late / len(written), abs=0.05)
+    assert ("within 0.5 %" if late / len(written) <= 0.005 else "over 0.5 %") in card(page, "timeout_rate")
+    assert value(page, "cost") == pytest.approx(cost, rel=0.005)
+    assert_no_exception(page)
+
+
+def test_cost_per_completed_task_equals_all_costs_by_tasks_done(page: Page, written: list[Exchange]) -> None:
+    of_tasks = [made for made in written if made.task_id]
+    names = sorted({made.task_id for made in of_tasks if made.task_id})
+    done = sum(number % 6 in (0, 1, 3, 5) for number in range(len(names)))
+    cost = sum(float(made.record()["exchange"]["cost_usd"]) for made in of_tasks)
+    assert value(page, "cost_per_task") == pytest.approx(cost / done, rel=0.005)
+    assert f"{done} of {len(names)} tasks done" in card(page, "cost_per_task")
+    assert page.locator('table[data-key="by-workflow"] tbody tr').inner_text().startswith("triage")
+
+
+def test_the_tables_list_every_target_and_shape_with_its_samples(page: Page, written: list[Exchange]) -> None:
+    rows = page.locator('table[data-key="by-target"] tbody tr').all()
+    cells = {row.locator("td").first.inner_text(): row.locator("td").all_inner_texts() for row in rows}
+    for name in traffic.MODELS:
+        mine = [made for made in written if made.attempts[-1].target == name]
+        ttfts = [made.ttft_s for made in mine if made.ttft_s is not None]
+        assert first_number(cells[name][1]) == len(mine)
+        assert first_number(cells[name][6]) == len(ttfts)
+        p95 = np.percentile(ttfts, 95, method="inverted_cdf")
+        assert first_number(cells[name][5]) == pytest.approx(p95, rel=0.01, abs=0.005)
+        assert ("*" in cells[name][5]) == (len(ttfts) < 20)
+    shapes = page.locator('table[data-key="by-shape"] tbody td:first-child').all_inner_texts()
+    assert set(shapes) == set(traffic.PLACES)
+
+
+def test_the_limits_are_drawn(page: Page) -> None:
+    for key, label in (("ttft", "1.5 s"), ("timeouts", "0.5 %")):
+        chart = page.locator(f".st-key-chart_{key}")
+        assert chart.locator(".shapelayer path").count() == 1
+        assert (chart.locator(".annotation-text").text_content() or "").strip() == label
+
+
+def test_the_list_says_why_and_leads_to_the_whole_decision(page: Page) -> None:
+    row = page.locator('table[data-key="newest"] tbody tr').first
+    assert "has the lowest predicted time to first token" in row.inner_text()
+    row.locator("a").click()
+    expect(page.locator(".sg-sentence")).to_contain_text("0.31 s against 0.71 s", timeout=PATIENCE_MS)
+    assert "breaker open" in page.locator('table[data-key="rejections"]').inner_text()
+    assert page.locator('table[data-key="candidates"] tbody tr').count() == 2
+    assert page.locator('table[data-key="attempts"] tbody tr').count() >= 1
+    assert_no_exception(page)
+    page.get_by_text("← Overview").click()
+    page.wait_for_selector(".sg-cards", timeout=PATIENCE_MS)
+
+
+def test_every_attempt_of_a_rescued_call_is_shown(
+    browser: Browser, page_url: str, written: list[Exchange]
+) -> None:
+    rescued = next(made for made in written if len(made.attempts) > 1)
+    page = open_page(browser, f"{page_url}/exchange?id={rescued.request_id}")
+    rows = page.locator('table[data-key="attempts"] tbody tr')
+    expect(rows).to_have_count(2, timeout=PATIENCE_MS)
+    assert "timeout first token" in rows.nth(0).inner_text()
+    assert "no first token in 3 s" in rows.nth(0).inner_text()
+    assert "ok" in rows.nth(1).inner_text()
+    assert_no_exception(page)
+
+
+def test_an_exchange_is_found_by_typing_its_id(page: Page, written: list[Exchange]) -> None:
+    box = page.get_by_placeholder("req_… from X-Request-Id")
+    box.fill(written[-1].request_id)
+    box.press("Enter")
+    expect(page.locator(".sg-brand code")).to_have_text(written[-1].request_id, timeout=PATIENCE_MS)
+    expect(page.locator(".sg-sentence")).to_be_visible(timeout=PATIENCE_MS)
+
+
+def test_a_new_exchange_appears_without_a_reload(page: Page, writer: Engine) -> None:
+    page.evaluate("window.neverReloaded = true")
+    made = traffic.exchange(time.time())
+    assert made.decision is not None
+    made.decision["reason"] = "chosen because this test says so"
+    traffic.write(writer, [made])
+    newest = page.locator('table[data-key="newest"] tbody tr').first
+    expect(newest).to_contain_text("chosen because this test says so", timeout=PATIENCE_MS)
+    expect(page.locator('.sg-card[data-key="calls"] .sg-value')).to_have_text("401", timeout=PATIENCE_MS)
+    assert page.evaluate("window.neverReloaded") is True
+    assert_no_exception(page)
+
+
+def test_a_refused_policy_is_shown_with_file_line_and_key(page: Page, writer: Engine) -> None:
+    assert page.get_by_role("alert").count() == 0
+    traffic.publish(writer, traffic.POLICY_ERROR)
+    box = page.get_by_role("alert")
+    expect(box).to_contain_text("policy.yaml:3: shapes.short_chat.objective", timeout=PATIENCE_MS)
+    expect(box).to_contain_text("policy.yaml:7: shapes.short_chat.fallback[0]")
+    assert "active: 9f1c2e7ab04d" in page.locator(".st-key-panel_policy").inner_text()
+    traffic.publish(writer, None)
+    expect(box).to_have_count(0, timeout=PATIENCE_MS)
+
+
+def test_disabled_targets_and_engines_are_listed(page: Page) -> None:
+    assert "GPU_POOL_KEY is not set" in page.locator('table[data-key="targets"]').inner_text()
+    engine = page.locator('table[data-key="engines"] tbody tr').inner_text()
+    assert "42.0 %" in engine
+    assert "118" in engine
+
+
+def test_a_shape_and_a_longer_span_can_be_chosen(page: Page, written: list[Exchange]) -> None:
+    page.get_by_role("button", name="24 h").or_(page.get_by_role("radio", name="24 h")).first.click()
+    page.locator(".st-key-shape").get_by_role("combobox").click()
+    page.get_by_role("option", name="short_chat").click()
+    chats = sum(made.shape == "short_chat" for made in written)
+    expect(page.locator('.sg-card[data-key="calls"] .sg-value')).to_have_text(str(chats), timeout=PATIENCE_MS)
+    assert "span=24" in page.url
+    assert "shape=short_chat" in page.url
+    assert_no_exception(page)
+
+
+def test_an_unknown_cost_is_said_and_is_not_zero(browser: Browser, page_url: str, writer: Engine) -> None:
+    traffic.write(writer, [traffic.exchange(time.time() - 5, cost_nusd=None)])
+    page = open_page(browser, page_url)
+    wait_until_drawn(page)
+    assert "unknown" in page.locator('.sg-card[data-key="cost"] .sg-value').inner_text()
+    assert "only 1 samples" in card(page, "ttft")
+    assert "$0" not in page.locator('table[data-key="newest"]').inner_text()
+
+
+def test_an_empty_ledger_shows_the_first_call_to_make(
+    browser: Browser, page_url: str, writer: Engine
+) -> None:
+    page = open_page(browser, page_url)
+    expect(page.get_by_text("No calls yet")).to_be_visible(timeout=PATIENCE_MS)
+    code = page.locator(".stCode").first.inner_text()
+    assert "curl" in code
+    assert "/v1/chat/completions" in code
+    assert_no_exception(page)
+    traffic.write(writer, [traffic.exchange(time.time())])
+    page.wait_for_selector(".sg-cards", timeout=PATIENCE_MS)
+
+
+def test_a_quiet_span_says_when_the_last_call_was(browser: Browser, page_url: str, writer: Engine) -> None:
+    traffic.write(writer, [traffic.exchange(time.time() - 7200)])
+    page = open_page(browser, page_url)
+    expect(page.get_by_text("No calls in the last 15 min")).to_be_visible(timeout=PATIENCE_MS)
+    assert "2 h ago" in page.locator(".sg-box-info").inner_text()
+
+
+def test_a_database_that_goes_away_is_said_and_recovered_from(page: Page, clean_database_url: str) -> None:
+    url = make_url(clean_database_url)
+    server = create_engine(url.set(database="postgres").render_as_string(hide_password=False))
+    admin = server.execution_options(isolation_level="AUTOCOMMIT")
+    cut = text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name")
+    with admin.connect() as connection:
+        connection.execute(text(f"ALTER DATABASE {url.database} ALLOW_CONNECTIONS false"))
+        connection.execute(cut, {"name": url.database})
+        expect(page.get_by_role("alert")).to_contain_text(
+            "The ledger's database does not answer", timeout=PATIENCE_MS
+        )
+        assert_no_exception(page)
+        connection.execute(text(f"ALTER DATABASE {url.database} ALLOW_CONNECTIONS true"))
+    page.wait_for_selector(".sg-cards", timeout=PATIENCE_MS)
+    expect(page.get_by_role("alert")).to_have_count(0, timeout=PATIENCE_MS)
+    assert_no_exception(page)
+    server.dispose()
+
+
+@pytest.mark.parametrize("width", [1400, 800])
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_the_page_fits_its_width_in_both_themes(
+    browser: Browser, page_url: str, written: list[Exchange], tmp_path: Path, width: int, dark: bool
+) -> None:
+    page = open_page(browser, page_url, width=width, dark=dark)
+    wait_until_drawn(page)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    for figure in page.locator(".sg-value").all():
+        assert figure.evaluate("it => it.scrollWidth <= it.clientWidth + 1"), figure.inner_text()
+    look = "getComputedStyle(document.querySelector('.stApp'))"
+    background, colour = page.evaluate(f"[{look}.backgroundColor, {look}.color]")
+    light, dim = (colour, background) if dark else (background, colour)
+    assert brightness(light) > 200 > 60 > brightness(dim)
+    assert shoot(page, tmp_path / "page.png") <= LIMIT_BYTES
+    assert_no_exception(page)
+
+
+def brightness(css: str) -> float:
+    channels = [float(number) for number in re.findall(r"[\d.]+", css)[:3]]
+    return sum(channels) / 3

@@ -1,0 +1,153 @@
+"""The forward against transformers' LlamaForCausalLM on a toy model, in float32."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import LlamaForCausalLM
+
+from engine.batch import build_batch, in_row_order
+from engine.kv_cache import BLOCK_TOKENS, KVCache, num_blocks_for
+from engine.linear import has_fast_bfloat16
+from engine.model import Llama
+from engine.scheduler import Chunk
+from engine.sequence import Sequence
+from tests.engine.toy import load_toy, make_sequence, write_toy_model
+
+DEVICES = [
+    "cpu",
+    pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")),
+]
+
+
+class Runner:
+    """Computes chunks with blocks handed out from scattered places."""
+
+    def __init__(self, model: Llama, num_blocks: int = 64) -> None:
+        self.model = model
+        config = model.config
+        self.cache = KVCache(
+            config.num_layers, num_blocks, config.num_kv_heads, config.head_dim, model.dtype, model.device
+        )
+        self.free = list(range(0, num_blocks, 2)) + list(range(1, num_blocks, 2))
+
+    def run(self, *counts: tuple[Sequence, int]) -> dict[str, Tensor]:
+        """Compute so many pending tokens of each sequence; logits of those with nothing left pending."""
+        chunks = in_row_order([Chunk(sequence, count) for sequence, count in counts])
+        for chunk in chunks:
+            sequence = chunk.sequence
+            while len(sequence.block_ids) < num_blocks_for(sequence.num_computed + chunk.num_tokens):
+                sequence.block_ids.append(self.free.pop(0))
+        repeats = self.model.config.num_heads // self.model.config.num_kv_heads
+        batch = build_batch(chunks, repeats, self.model.dtype, self.model.device)
+        logits = self.model.forward(batch, self.cache).cpu()
+        final = [chunk.sequence.id for chunk in chunks if chunk.is_final]
+        for chunk in chunks:
+            chunk.sequence.num_computed += chunk.num_tokens
+        return dict(zip(final, logits, strict=True))
+
+
+def tokens(count: int, seed: int) -> list[int]:
+    return torch.randint(0, 256, (count,), generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+@torch.inference_mode()
+def last_logits(reference: LlamaForCausalLM, ids: list[int]) -> Tensor:
+    return reference(torch.tensor([ids])).logits[0, -1]
+
+
+def assert_close(ours: Tensor, theirs: Tensor, tolerance: float = 2e-4) -> None:
+    assert (ours - theirs).abs().max() < tolerance
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("length", [1, 2, BLOCK_TOKENS, BLOCK_TOKENS + 1, 100])
+def test_prefill_equals_transformers(
+    toy_folder: Path, toy_reference: LlamaForCausalLM, length: int, device: str
+) -> None:
+    ids = tokens(length, seed=length)
+    ours = Runner(load_toy(toy_folder, device=device)).run((make_sequence("a", ids), length))
+    assert_close(ours["a"], last_logits(toy_reference, ids))
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 8, 9, 16, 50])
+def test_prefill_in_chunks_equals_transformers(
+    toy_model: Llama, toy_reference: LlamaForCausalLM, chunk: int
+) -> None:
+    ids, sequence, runner = tokens(75, seed=1), make_sequence("a", tokens(75, seed=1)), Runner(toy_model)
+    logits: dict[str, Tensor] = {}
+    while sequence.num_pending:
+        logits = runner.run((sequence, min(chunk, sequence.num_pending)))
+    assert_close(logits["a"], last_logits(toy_reference, ids))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_decoding_a_batch_of_mixed_lengths_beside_a_prefill_equals_transformers(
+    toy_folder: Path, toy_reference: LlamaForCausalLM, device: str
+) -> None:
+    runner = Runner(load_toy(toy_folder, device=device))
+    sequences = [make_sequence(str(length), tokens(length, seed=length)) for length in (1, 5, 16, 17, 60)]
+    for sequence in sequences:
+        runner.run((sequence, sequence.num_pending))
+    newcomer = make_sequence("new", tokens(45, seed=99))
+    for step in range(20):
+        for sequence in sequences:
+            sequence.output_ids.append((step * 7 + len(sequence.prompt_ids)) % 256)
+        work = [(sequence, 1) for sequence in sequences]
+        if newcomer.num_pending:
+            work.append((newcomer, min(15, newcomer.num_pending)))
+        logits = runner.run(*work)
+        for sequence in sequences:
+            assert_close(
+                logits[sequence.id], last_logits(toy_reference, sequence.prompt_ids + sequence.output_ids)
+            )
+    assert newcomer.num_pending == 0
+
+
+def test_several_new_rows_a_sequence_share_one_call(
+    toy_model: Llama, toy_reference: LlamaForCausalLM
+) -> None:
+    runner = Runner(toy_model)
+    first, second = make_sequence("a", tokens(30, seed=3)), make_sequence("b", tokens(12, seed=4))
+    runner.run((first, 26), (second, 8))
+    logits = runner.run((first, 4), (second, 4))
+    assert_close(logits["a"], last_logits(toy_reference, first.prompt_ids))
+    assert_close(logits["b"], last_logits(toy_reference, second.prompt_ids))
+
+
+LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 10_000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"tie_word_embeddings": False},
+        {"num_key_value_heads": 6},
+        {"rope_parameters": {"rope_type": "linear", "rope_theta": 5000.0, "factor": 4.0}},
+        {"rope_parameters": LLAMA3_ROPE},
+    ],
+)
+def test_variants_of_the_architecture_equal_transformers(tmp_path: Path, changes: dict[str, Any]) -> None:
+    reference = write_toy_model(tmp_path, **changes)
+    ids = tokens(200, seed=8)
+    ours = Runner(load_toy(tmp_path)).run((make_sequence("a", ids), len(ids)))
+    assert_close(ours["a"], last_logits(reference, ids))
+
+
+@pytest.mark.skipif(not has_fast_bfloat16(), reason="no bfloat16 instructions")
+def test_packed_bfloat16_stays_near_float32(toy_folder: Path, toy_reference: LlamaForCausalLM) -> None:
+    ids = tokens(50, seed=2)
+    ours = Runner(load_toy(toy_folder, torch.bfloat16)).run((make_sequence("a", ids), len(ids)))["a"]
+    theirs = last_logits(toy_reference, ids)
+    assert (ours - theirs).square().mean().sqrt() < 0.05 * theirs.std()

@@ -1,0 +1,115 @@
+"""A toy Llama with random weights and a byte tokenizer: the engine's tests in milliseconds.
+
+`write_toy_model` makes a model folder like any other; the rest builds sequences and engines for it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence as Ordered
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from engine.checkpoint import read_config, read_weights
+from engine.loop import Engine
+from engine.model import Llama
+from engine.scheduler import Limits
+from engine.sequence import Event, Sampling, Sequence
+from engine.text import TextStream
+
+MAX_POSITIONS = 512
+START, END = "<|im_start|>", "<|im_end|>"
+TEMPLATE = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] "
+    "+ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+def write_toy_model(folder: Path, **changes: Any) -> LlamaForCausalLM:
+    """Write a small random model to `folder` and return transformers' own copy of it."""
+    settings: dict[str, Any] = {
+        "vocab_size": 264,
+        "hidden_size": 48,
+        "intermediate_size": 80,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "max_position_embeddings": MAX_POSITIONS,
+        "rms_norm_eps": 1e-5,
+        "initializer_range": 0.2,
+        "tie_word_embeddings": True,
+        "bos_token_id": None,
+        "eos_token_id": 257,
+        "pad_token_id": 257,
+    }
+    torch.manual_seed(11)
+    reference = LlamaForCausalLM(LlamaConfig(**{**settings, **changes})).eval()
+    reference.save_pretrained(folder)
+    byte_tokenizer().save(str(folder / "tokenizer.json"))
+    tokenizer_settings = {"eos_token": END, "chat_template": TEMPLATE}
+    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer_settings), encoding="utf-8")
+    return reference
+
+
+def byte_tokenizer() -> Tokenizer:
+    """One token a byte, and the two control tokens of ChatML."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({character: at for at, character in enumerate(alphabet)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(START, special=True), AddedToken(END, special=True)])
+    return tokenizer
+
+
+def load_toy(folder: Path, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Llama:
+    return Llama(read_config(folder), read_weights(folder), dtype, torch.device(device))
+
+
+def make_sequence(
+    name: str,
+    prompt_ids: list[int],
+    max_new_tokens: int = 8,
+    *,
+    sampling: Sampling | None = None,
+    end_ids: frozenset[int] = frozenset(),
+    stops: tuple[str, ...] = (),
+    token_bytes: Callable[[int], bytes] = lambda token_id: bytes([token_id % 128]),
+) -> Sequence:
+    """A greedy sequence unless told otherwise."""
+    return Sequence(
+        id=name,
+        prompt_ids=prompt_ids,
+        sampling=sampling or Sampling(temperature=0.0),
+        max_new_tokens=max_new_tokens,
+        text=TextStream(token_bytes, stops),
+        end_ids=end_ids,
+    )
+
+
+def make_engine(
+    model: Llama, *, max_batch: int = 4, chunk: int = 16, kv_tokens: int = 512, max_waiting: int = 1000
+) -> Engine:
+    """An engine that is stepped by hand: its thread is not started."""
+    return Engine(
+        model,
+        limits=Limits(max_batch, chunk),
+        kv_tokens=kv_tokens,
+        max_waiting=max_waiting,
+        deliver=lambda events: None,
+    )
+
+
+def run_all(engine: Engine, sequences: Ordered[Sequence]) -> list[Event]:
+    """Submit everything and step until nothing is left."""
+    for sequence in sequences:
+        engine.submit(sequence)
+    engine.take_commands()
+    events: list[Event] = []
+    while engine.running or engine.waiting:
+        events += engine.step()
+    return events

@@ -1,0 +1,116 @@
+"""`doctor`: what it finds wrong, what it finds well, and that it changes nothing."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gateway.ledger import embedded
+from tests.conftest import PostgresServer
+from tests.gateway.cli.conftest import Cli
+
+
+@pytest.fixture
+def ports(folder: Path) -> dict[str, int]:
+    """Three free ports, written into sparkgate.yaml."""
+    probes = [socket.socket() for _ in range(3)]
+    for probe in probes:
+        probe.bind(("127.0.0.1", 0))
+    found = dict(
+        zip(
+            ("port", "engine_port", "dashboard_port"),
+            (probe.getsockname()[1] for probe in probes),
+            strict=True,
+        )
+    )
+    for probe in probes:
+        probe.close()
+    (folder / "sparkgate.yaml").write_text("".join(f"{name}: {port}\n" for name, port in found.items()))
+    return found
+
+
+@pytest.fixture
+def squatter(ports: dict[str, int]) -> Iterator[int]:
+    """A process that is not ours listens on the gateway's port and says nothing."""
+    with socket.create_server(("127.0.0.1", ports["port"])):
+        yield ports["port"]
+
+
+def findings(cli: Cli, *args: str) -> tuple[int, dict[str, tuple[str, str]]]:
+    done = cli("doctor", "--json", *args)
+    return done.exit_code, {
+        check["name"]: (check["state"], check["finding"]) for check in json.loads(done.output)
+    }
+
+
+def test_a_fresh_folder_is_well_and_stays_untouched(cli: Cli, ports: dict[str, int], folder: Path) -> None:
+    code, found = findings(cli)
+    assert code == 0
+    assert "wrong" not in {state for state, _ in found.values()}
+    assert found["targets"] == ("ok", "engine")
+    assert found[f"gateway port {ports['port']}"] == ("ok", "free")
+    assert found["database"][1] == "embedded, not running; `sparkgate up` starts it"
+    assert [path.name for path in folder.iterdir()] == ["sparkgate.yaml"]
+
+
+def test_a_port_held_by_another_process_is_wrong_and_named(cli: Cli, squatter: int) -> None:
+    code, found = findings(cli)
+    state, finding = found[f"gateway port {squatter}"]
+    assert (code, state) == (1, "wrong")
+    assert f"port {squatter} on 127.0.0.1 is taken by" in finding
+
+
+def test_mistakes_in_the_files_are_wrong(cli: Cli, folder: Path) -> None:
+    (folder / "sparkgate.yaml").write_text("prot: 1\n")
+    code, found = findings(cli)
+    assert code == 1
+    assert found["configuration"] == ("wrong", "sparkgate.yaml:1: prot: unknown key; did you mean 'port'?")
+
+
+def test_a_data_directory_that_cannot_be_is_wrong(cli: Cli, ports: dict[str, int], folder: Path) -> None:
+    (folder / "file").write_text("")
+    code, found = findings(cli, "--data-dir", "file")
+    assert (code, found["data directory"][0]) == (1, "wrong")
+
+
+def test_a_running_database_is_found(cli: Cli, ports: dict[str, int], postgres: PostgresServer) -> None:
+    code, found = findings(cli, "--data-dir", str(postgres.data_dir))
+    assert embedded.running_url(postgres.data_dir) is not None
+    assert (code, found["database"][0]) == (0, "note")
+    assert "no tables yet" in found["database"][1]
+
+
+def test_a_server_that_does_not_answer_is_wrong(
+    cli: Cli, ports: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPARKGATE_DATABASE_URL", "postgresql://u:pw-secret@127.0.0.1:1/x")
+    code, found = findings(cli)
+    assert (code, found["database"][0]) == (1, "wrong")
+    assert "pw-secret" not in found["database"][1]
+
+
+def test_disabled_targets_are_notes_and_no_target_at_all_is_wrong(
+    cli: Cli, ports: dict[str, int], folder: Path
+) -> None:
+    file = folder / "sparkgate.yaml"
+    before = file.read_text()
+    target = 'targets: [{name: cloud, kind: litellm, model: m, api_key: "${CLOUD_KEY}"}]\n'
+    file.write_text(before + target)
+    code, found = findings(cli)
+    assert (code, found["target cloud"]) == (
+        0,
+        ("note", "disabled: the environment variable CLOUD_KEY is not set"),
+    )
+    file.write_text(before + target + "engine: {enabled: false}\n")
+    code, found = findings(cli)
+    assert (code, found["targets"]) == (1, ("wrong", "every one of them is disabled"))
+
+
+def test_the_table_has_one_line_a_check(cli: Cli, ports: dict[str, int]) -> None:
+    lines = cli("doctor").output.splitlines()
+    assert lines[0] == "check\tstate\tfinding"
+    assert lines[1].startswith("python\tok\t3.")

@@ -1,0 +1,125 @@
+"""`keys`, `tasks list|show` and `db` on real Postgres: a server's by URL, and the embedded one."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import sqlalchemy
+
+from gateway.callers.store import KeyRefused
+from gateway.cli.output import Refused
+from gateway.ledger import tables
+from gateway.ledger.database import create_engine
+from gateway.ledger.records import uuid7
+from tests.conftest import PostgresServer
+from tests.gateway.cli.conftest import Cli
+
+
+@pytest.fixture
+def server(clean_database_url: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A migrated database of a server, set as the CLI's."""
+    monkeypatch.setenv("SPARKGATE_DATABASE_URL", clean_database_url)
+    return clean_database_url
+
+
+@pytest.fixture
+def task(server: str) -> str:
+    """One task with one outcome, and its id."""
+    at = datetime(2026, 11, 22, 12, tzinfo=UTC)
+    engine = create_engine(server)
+    task = {"caller": "app", "task_id": "t/1", "workflow": "triage", "first_seen_at": at}
+    outcome = {"id": uuid7(at.timestamp()), "reported_at": at, "status": "completed", "score": 0.5}
+    with engine.begin() as connection:
+        connection.execute(sqlalchemy.insert(tables.tasks).values(task))
+        connection.execute(
+            sqlalchemy.insert(tables.outcomes).values({"caller": "app", "task_id": "t/1", **outcome})
+        )
+    engine.dispose()
+    return "t/1"
+
+
+def test_keys_are_created_listed_and_revoked(cli: Cli, server: str) -> None:
+    created = json.loads(cli("keys", "create", "app", "--scope", "read", "--json").output)
+    assert created["key"].startswith("sg-")
+    assert (created["name"], created["scope"]) == ("app", "read")
+    (listed,) = json.loads(cli("keys", "list", "--json").output)
+    assert listed == {name: value for name, value in created.items() if name != "key"}
+    assert json.loads(cli("keys", "revoke", "app", "--json").output)["revoked_at"] is not None
+
+
+def test_a_new_key_stands_alone_on_stdout(cli: Cli, server: str) -> None:
+    done = cli("keys", "create", "app")
+    assert len(done.stdout.strip()) == len("sg-") + 43
+    assert "only its digest is stored" in done.stderr
+
+
+def test_the_list_of_keys_shows_no_key(cli: Cli, server: str) -> None:
+    assert cli("keys", "list").output == "There are no keys yet.\n"
+    key = cli("keys", "create", "app").stdout.strip()
+    listed = cli("keys", "list").output
+    assert listed.splitlines()[1].startswith(f"app\t{key[:7]}…\tcall\t")
+    assert key not in listed
+
+
+def test_a_taken_name_is_refused(cli: Cli, server: str) -> None:
+    cli("keys", "create", "app")
+    assert isinstance(cli("keys", "create", "app").exception, KeyRefused)
+
+
+def test_tasks_are_listed_with_their_outcome(cli: Cli, task: str) -> None:
+    (listed,) = json.loads(cli("tasks", "list", "--json").output)
+    assert (listed["task_id"], listed["status"], listed["score"]) == (task, "completed", 0.5)
+    assert cli("tasks", "list").output.splitlines()[1].startswith("t/1\tapp\ttriage\tcompleted\t0.5\t")
+    assert json.loads(cli("tasks", "list", "--workflow", "other", "--json").output) == []
+
+
+def test_one_task_is_shown_with_its_history(cli: Cli, task: str) -> None:
+    shown = json.loads(cli("tasks", "show", task, "--json").output)
+    assert [outcome["status"] for outcome in shown["outcomes"]] == ["completed"]
+    assert "triage" in cli("tasks", "show", task).output
+
+
+def test_an_unknown_task_is_refused(cli: Cli, task: str) -> None:
+    assert "no task 'other'" in str(cli("tasks", "show", "other").exception)
+    assert isinstance(cli("tasks", "show", task, "--caller", "somebody").exception, Refused)
+
+
+def test_a_server_without_tables_is_named_as_such_and_upgraded_on_demand(
+    cli: Cli, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gateway.cli.errors import message_of
+
+    url = postgres.create(migrated=False)
+    monkeypatch.setenv("SPARKGATE_DATABASE_URL", url)
+    refused = cli("keys", "list").exception
+    assert refused is not None
+    assert message_of(refused) == "the database lacks tables of this version; run `sparkgate db upgrade`"
+    assert json.loads(cli("db", "upgrade", "--json").output)["upgraded"] is True
+    assert json.loads(cli("keys", "list", "--json").output) == []
+    postgres.drop(url)
+
+
+def test_maintain_drops_days_past_their_retention(cli: Cli, server: str) -> None:
+    from gateway.ledger.partitions import ensure_partitions
+
+    old = datetime.now(UTC).date() - timedelta(days=10)
+    engine = create_engine(server)
+    with engine.begin() as connection:
+        ensure_partitions(connection, [old])
+    engine.dispose()
+    kept = json.loads(cli("db", "maintain", "--json").output)
+    assert kept["dropped"] == []
+    done = json.loads(cli("db", "maintain", "--retention-days", "5", "--json").output)
+    assert sorted(done["dropped"]) == [f"attempts_{old:%Y%m%d}", f"exchanges_{old:%Y%m%d}"]
+
+
+def test_the_embedded_database_is_made_and_stopped_again(cli: Cli, folder: Path) -> None:
+    from gateway.ledger import embedded
+
+    assert cli("keys", "create", "app", "--data-dir", "data").exit_code == 0
+    assert embedded.running_url(folder / "data") is None
+    (key,) = json.loads(cli("keys", "list", "--data-dir", "data", "--json").output)
+    assert key["name"] == "app"

@@ -1,0 +1,145 @@
+"""The revisions make exactly the tables of `tables.py`, go back without a trace, and bear being run twice at once."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+from alembic.util import CommandError
+from sqlalchemy import Engine, text
+
+from gateway.ledger import migrate
+from gateway.ledger.batch import write
+from gateway.ledger.database import create_engine
+from gateway.ledger.partitions import ensure_partitions, uuid_floor
+from gateway.ledger.records import Exchange
+from gateway.ledger.tables import metadata
+from tests.conftest import PostgresServer
+
+MakeExchange = Callable[..., Exchange]
+
+
+@pytest.fixture
+def bare_engine(postgres: PostgresServer) -> Iterator[Engine]:
+    """A database without any table."""
+    url = postgres.create(migrated=False)
+    engine = create_engine(url)
+    yield engine
+    engine.dispose()
+    postgres.drop(url)
+
+
+def url_of(engine: Engine) -> str:
+    return engine.url.render_as_string(hide_password=False)
+
+
+def names(engine: Engine) -> set[str]:
+    """Of everything in the schema: relations and functions."""
+    query = """
+    SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p', 'S', 'v')
+    UNION SELECT proname FROM pg_proc WHERE pronamespace = 'public'::regnamespace
+    """
+    with engine.connect() as connection:
+        return set(connection.scalars(text(query)))
+
+
+def explained(engine: Engine, query: str) -> str:
+    with engine.begin() as connection:
+        connection.execute(text("SET LOCAL enable_seqscan = off"))
+        return "\n".join(connection.scalars(text(f"EXPLAIN (ANALYZE, COSTS OFF) {query}")))
+
+
+def alembic_check(url: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "alembic", "check"],
+        cwd=Path(__file__).parents[2],
+        env=os.environ | {"SPARKGATE_DATABASE_URL": url},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_the_tables_are_those_of_the_metadata_also_with_partitions(engine: Engine) -> None:
+    with engine.begin() as connection:
+        ensure_partitions(connection, [datetime(2026, 11, 22, tzinfo=UTC).date()])
+    migrate.check(url_of(engine))
+    with engine.begin() as connection:
+        connection.execute(text("ALTER TABLE tasks ADD COLUMN surplus int"))
+    with pytest.raises(CommandError, match="surplus"):
+        migrate.check(url_of(engine))
+
+
+def test_up_down_up(bare_engine: Engine) -> None:
+    url = url_of(bare_engine)
+    migrate.upgrade(url)
+    made = names(bare_engine)
+    assert set(metadata.tables) | {"exchanges_default", "attempts_default", "uuid_floor"} <= made
+    with bare_engine.begin() as connection:
+        ensure_partitions(connection, [datetime(2026, 11, 22, tzinfo=UTC).date()])
+    migrate.downgrade(url, "base")
+    assert names(bare_engine) == {"alembic_version"}
+    migrate.upgrade(url)
+    assert names(bare_engine) == made
+    migrate.check(url)
+
+
+def test_processes_that_migrate_at_once_take_turns(bare_engine: Engine) -> None:
+    code = "import sys; from gateway.ledger.migrate import upgrade; upgrade(sys.argv[1])"
+    command = [sys.executable, "-c", code, url_of(bare_engine)]
+    processes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    errors = [process.communicate(timeout=60)[1] for process in processes]
+    assert errors == ["", "", ""]
+    assert [process.returncode for process in processes] == [0, 0, 0]
+    migrate.check(url_of(bare_engine))
+
+
+def test_uuid_floor_is_the_smallest_uuid7_of_its_millisecond(engine: Engine) -> None:
+    moment = datetime(2026, 11, 22, 1, 2, 3, 456_789, tzinfo=UTC)
+    query = text("SELECT uuid_floor(:moment), uuid_extract_timestamp(uuid_floor(:moment))")
+    with engine.connect() as connection:
+        floor, stamp = connection.execute(query, {"moment": moment}).one()
+    assert floor == uuid_floor(moment) == UUID(int=floor.int & ~((1 << 80) - 1) | 0x7000_8000 << 48)
+    assert stamp == moment.replace(microsecond=456_000)
+
+
+def test_a_range_of_time_reads_the_key_and_prunes_other_days(
+    engine: Engine, make_exchange: MakeExchange
+) -> None:
+    noon = datetime(2026, 11, 21, 12, tzinfo=UTC)
+    records: list[dict[str, Any]] = [
+        make_exchange((noon + timedelta(days=day)).timestamp()).record() for day in range(-2, 3)
+    ]
+    with engine.begin() as connection:
+        write(connection, records)
+    constant = explained(
+        engine,
+        "SELECT count(*) FROM exchanges WHERE id >= uuid_floor('2026-11-21 00:00+00') "
+        "AND id < uuid_floor('2026-11-22 00:00+00')",
+    )
+    assert "exchanges_20261121_pkey" in constant
+    assert "exchanges_20261120" not in constant
+    assert "exchanges_20261122" not in constant
+    relative = explained(
+        engine, "SELECT count(*) FROM exchanges WHERE id >= uuid_floor(now() + interval '1000 days')"
+    )
+    assert "Subplans Removed: 5" in relative
+
+
+def test_alembics_own_command_finds_the_same_state(clean_database_url: str) -> None:
+    done = alembic_check(clean_database_url)
+    assert done.returncode == 0, done.stderr
+    assert "No new upgrade operations" in done.stdout
+
+
+def test_alembics_own_command_asks_for_a_url() -> None:
+    done = alembic_check("")
+    assert done.returncode != 0
+    assert "SPARKGATE_DATABASE_URL" in done.stdout + done.stderr

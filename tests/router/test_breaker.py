@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router.breaker import FAILURES_TO_SHED, LONGEST_PAUSE_S, Breaker
+
+
+def test_sheds_after_three_failures_in_a_row_then_probes_then_admits() -> None:
+    breaker = Breaker()
+    for _ in range(FAILURES_TO_SHED - 1):
+        breaker.fail(0.0)
+    assert breaker.state(0.0) == "admitting"
+    breaker.fail(0.0)
+    assert breaker.state(1.9) == "shedding"
+    assert breaker.state(2.0) == "probing"
+    breaker.succeed()
+    assert breaker.state(2.0) == "admitting"
+
+
+def test_a_success_between_failures_starts_the_count_again() -> None:
+    breaker = Breaker()
+    for _ in range(10):
+        breaker.fail(0.0)
+        breaker.succeed()
+        breaker.fail(0.0)
+        breaker.fail(0.0)
+        assert breaker.state(0.0) == "admitting"
+        breaker.succeed()
+
+
+def test_each_failed_probe_doubles_the_pause_up_to_a_minute() -> None:
+    breaker, now, pauses = Breaker(), 0.0, []
+    for _ in range(FAILURES_TO_SHED):
+        breaker.fail(now)
+    for _ in range(8):
+        now = breaker.until_s
+        assert breaker.state(now) == "probing"
+        breaker.fail(now)
+        pauses.append(breaker.until_s - now)
+    assert pauses == [4.0, 8.0, 16.0, 32.0, 60.0, 60.0, 60.0, 60.0]
+
+
+def test_retry_after_sheds_at_once_for_that_long() -> None:
+    breaker = Breaker()
+    breaker.fail(10.0, retry_after_s=7.0)
+    assert breaker.state(16.9) == "shedding"
+    assert breaker.state(17.0) == "probing"
+
+
+@given(st.lists(st.tuples(st.booleans(), st.floats(0, 100), st.none() | st.floats(0, 1e6)), max_size=60))
+def test_never_sheds_longer_than_the_longest_pause(steps: list[tuple[bool, float, float | None]]) -> None:
+    breaker, now = Breaker(), 0.0
+    for is_success, wait, retry_after_s in steps:
+        now += wait
+        if is_success:
+            breaker.succeed()
+            assert breaker.state(now) == "admitting"
+        else:
+            breaker.fail(now, retry_after_s)
+        assert breaker.until_s - now <= LONGEST_PAUSE_S + 1e-9
