@@ -19,6 +19,16 @@ from engine.errors import InvalidRequest, StartError
 
 Message = dict[str, str]
 
+# Templates are programs: given unusual messages they may fail like any other.
+_TEMPLATE_FAILURES = (
+    jinja2.TemplateError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    TypeError,
+    ValueError,
+)
+
 
 class ChatTemplate:
     """Renders messages, ready for the assistant's turn. `variables` are the special tokens by name."""
@@ -38,7 +48,7 @@ class ChatTemplate:
             return self._template.render(
                 messages=messages, tools=None, documents=None, add_generation_prompt=True, **self._variables
             )
-        except jinja2.TemplateError as error:
+        except _TEMPLATE_FAILURES as error:
             raise InvalidRequest(
                 f"The model's chat template refuses these messages: {error}", param="messages"
             ) from None

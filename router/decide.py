@@ -20,7 +20,7 @@ from router.query import Query
 from router.shapes import find_shape
 
 COLD_SHARE = 0.1  # of calls try a target of which less than ENOUGH_SAMPLES is known: soon warm, never flooded
-TIMEOUT_EVIDENCE = 20.0  # a timeout rate over fewer calls than this is chance
+RATE_EVIDENCE = 20.0  # a rate of timeouts or truncations over fewer calls than this is chance
 
 
 class UnknownModel(Exception):
@@ -168,23 +168,25 @@ def _lower(limit: float | None, hint: float | None) -> float | None:
 def _slo_misses(
     slo: Slo, fleet: Fleet, name: str, shape: str, prediction: Prediction, query: Query, now: float
 ) -> tuple[str, ...]:
+    """The limits that the target would miss, in words; what too few samples speak for is not held against it."""
     health = fleet.health(name)
     learnt = health.of(shape)
-    misses: list[str] = []
-    if slo.ttft_p95_s is not None and query.stream:
-        expected_s = ttft_p95_s(health, shape, prediction, now)
-        if learnt.ttft.weight(now) >= ENOUGH_SAMPLES and expected_s > slo.ttft_p95_s:
-            misses.append(f"ttft_p95_s {expected_s:.2f} > {slo.ttft_p95_s:g}")
-    limit_s, expected_s = slo.completion_p95_s, prediction.completion_p95_s
-    if limit_s is not None and learnt.completion.weight(now) >= ENOUGH_SAMPLES and expected_s > limit_s:
-        misses.append(f"completion_p95_s {expected_s:.2f} > {limit_s:g}")
-    if slo.timeout_rate is not None:
-        calls = learnt.succeeded.at(now) + learnt.failed.at(now)
-        if calls >= TIMEOUT_EVIDENCE and learnt.timed_out.at(now) / calls > slo.timeout_rate:
-            misses.append(f"timeout_rate {learnt.timed_out.at(now) / calls:.3f} > {slo.timeout_rate:g}")
-    if query.slo_tpot_s is not None and prediction.tpot_s > query.slo_tpot_s:
-        misses.append(f"tpot_s {prediction.tpot_s:.3f} > {query.slo_tpot_s:g}")
-    return tuple(misses)
+    calls = learnt.succeeded.at(now) + learnt.failed.at(now)
+    is_known = learnt.completion.weight(now) >= ENOUGH_SAMPLES
+    has_ttft = query.stream and learnt.ttft.weight(now) >= ENOUGH_SAMPLES
+    is_rated = calls >= RATE_EVIDENCE
+    checks = (
+        ("ttft_p95_s", ttft_p95_s(health, shape, prediction, now) if has_ttft else None, slo.ttft_p95_s),
+        ("completion_p95_s", prediction.completion_p95_s if is_known else None, slo.completion_p95_s),
+        ("timeout_rate", learnt.timed_out.at(now) / calls if is_rated else None, slo.timeout_rate),
+        ("truncation_rate", learnt.truncated.at(now) / calls if is_rated else None, slo.truncation_rate),
+        ("tpot_s", prediction.tpot_s if is_known else None, query.slo_tpot_s),
+    )
+    return tuple(
+        f"{what} {value:.3g} > {limit:g}"
+        for what, value, limit in checks
+        if value is not None and limit is not None and value > limit
+    )
 
 
 def _explore(scored: list[Candidate], share: float, draw: float) -> tuple[list[Candidate], bool]:

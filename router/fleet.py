@@ -43,6 +43,7 @@ class Learnt:
     succeeded: Decayed = field(init=False)
     failed: Decayed = field(init=False)
     timed_out: Decayed = field(init=False)
+    truncated: Decayed = field(init=False)
 
     def __post_init__(self) -> None:
         half_life_s = self.half_life_s
@@ -50,7 +51,7 @@ class Learnt:
         self.completion, self.output_tokens = Latency(half_life_s), Latency(half_life_s)
         self.cost_usd, self.costed = Decayed(half_life_s), Decayed(half_life_s)
         self.succeeded, self.failed = Decayed(half_life_s), Decayed(half_life_s)
-        self.timed_out = Decayed(half_life_s)
+        self.timed_out, self.truncated = Decayed(half_life_s), Decayed(half_life_s)
 
     def observe(self, outcome: Outcome, now: float) -> None:
         if outcome.result == "ok":
@@ -63,6 +64,8 @@ class Learnt:
         if outcome.result in TIMEOUTS:
             self.completion.add_censored(outcome.total_s, now)
             self.timed_out.add(1.0, now)
+        if outcome.is_truncated:
+            self.truncated.add(1.0, now)
         if outcome.cost_usd is not None:
             self.cost_usd.add(outcome.cost_usd, now)
             self.costed.add(1.0, now)

@@ -36,6 +36,7 @@ class Outcome:
     ttft_s: float | None = None
     tpot_s: float | None = None
     output_tokens: int | None = None
+    is_truncated: bool = False  # ended for length, though the caller set no limit
     cost_usd: float | None = None
     http_status: int | None = None
     retry_after_s: float | None = None

@@ -13,7 +13,6 @@ from router.query import Query
 
 Objective = Literal["ttft", "speed", "completion_p95", "cost_per_completed_task"]
 OBJECTIVES: tuple[str, ...] = get_args(Objective)
-CompletedWhen = Literal["finish_stop", "explicit", "json_valid", "tool_loop_ends"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +51,6 @@ class ShapePolicy:
     fallback: tuple[str, ...] = ()
     slo: Slo = field(default_factory=Slo)
     timeouts: Timeouts = field(default_factory=Timeouts)
-    completed_when: CompletedWhen = "finish_stop"
 
 
 @dataclass(frozen=True, slots=True)

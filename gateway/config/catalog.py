@@ -13,6 +13,7 @@ from gateway.config.deployment import AnyTarget, Deployment, EngineTarget
 from router.catalog import Catalog, Target
 
 CHAT = frozenset({"/v1/chat/completions"})
+ENGINE = CHAT | {"/v1/completions"}
 EMBEDDINGS = frozenset({"/v1/embeddings"})
 
 
@@ -34,7 +35,7 @@ def _target(target: AnyTarget, engine_model: str, disabled_reason: str | None) -
             name=target.name,
             kind="engine",
             model=target.model or served_name(engine_model),
-            endpoints=CHAT,
+            endpoints=ENGINE,
             has_tools=False,
             has_images=False,
             has_json=False,

@@ -37,7 +37,7 @@ Name = Annotated[str, AfterValidator(_is_name), WithJsonSchema({"type": "string"
 HttpUrl = Annotated[
     str, AfterValidator(_is_http_url), WithJsonSchema({"type": "string", "pattern": URL_PATTERN})
 ]
-Endpoint = Literal["/v1/chat/completions", "/v1/embeddings"]
+Endpoint = Literal["/v1/chat/completions", "/v1/completions", "/v1/embeddings"]
 Endpoints = Annotated[tuple[Endpoint, ...], Field(min_length=1)]
 
 

@@ -80,12 +80,12 @@ def _leads_nowhere(to: str, known: list[str], in_list: bool) -> str | None:
 
 def _ports(data: Mapping[str, Any]) -> Found:
     found: Found = []
-    taken: dict[Any, str] = {}
+    taken: dict[str, str] = {}
     for key, default in PORTS.items():
         if key == "engine_port" and not _engine_is_on(data):
             continue
-        port = data.get(key, default)
-        if port and port in taken:
+        port = str(data.get(key, default))  # "8090" is what the environment gives
+        if port != "0" and port in taken:
             written, other = (key, taken[port]) if key in data else (taken[port], key)
             found.append(((written,), f"{port} is {other} already"))
         taken.setdefault(port, key)

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, Field, ValidationInfo, WithJsonS
 
 from gateway.config.mistakes import KeyPath
 from gateway.config.strict import Positive, Share, Strict, Tries, did_you_mean, mistake
-from router.policy import CompletedWhen, Objective, Policy, Retries, Rule, ShapePolicy, Slo, Timeouts
+from router.policy import Objective, Policy, Retries, Rule, ShapePolicy, Slo, Timeouts
 from router.shapes import SHAPES
 
 CONDITIONS = ("header.<name>", "metadata.<key>", "model", "caller", "endpoint", "workflow")
@@ -82,7 +82,6 @@ class ShapeFile(Strict):
     fallback: TargetNames | None = None
     slo: SloFile = SloFile()
     timeouts: TimeoutsFile = TimeoutsFile()
-    completed_when: CompletedWhen | None = None
 
 
 class RetriesFile(Strict):
@@ -145,7 +144,6 @@ def _shape_policy(shape: ShapeFile, base: ShapePolicy) -> ShapePolicy:
         fallback=base.fallback if shape.fallback is None else shape.fallback,
         slo=Slo(**_merged(shape.slo, base.slo)),
         timeouts=_capped(Timeouts(**_merged(shape.timeouts, base.timeouts))),
-        completed_when=shape.completed_when or base.completed_when,
     )
 
 

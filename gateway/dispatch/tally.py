@@ -38,6 +38,7 @@ class Tally:
         self.exchange.model_asked, self.exchange.task_id = query.model, query.task_id
         self.exchange.workflow, self.exchange.policy_hash = query.workflow, policy_hash
         self._arrived, self._book, self._fleet = arrived, book, fleet
+        self._has_output_limit = query.max_output_tokens is not None
         self._attempt_started = arrived
         self._attempt_is_open = False
         self._is_closed = False
@@ -129,6 +130,7 @@ class Tally:
             ttft_s=attempt.ttft_s if is_stream else None,
             tpot_s=tpot_s,
             output_tokens=output,
+            is_truncated=self.exchange.finish_reason == "length" and not self._has_output_limit,
             cost_usd=None if attempt.cost_nusd is None else attempt.cost_nusd * 1e-9,
             http_status=attempt.http_status,
             retry_after_s=retry_after_s,

@@ -40,9 +40,8 @@ class Price:
     cache_write_usd_per_mtok: Decimal | None = None
     output_usd_per_mtok: Decimal | None = None
     usd_per_hour: Decimal | None = field(default=None, kw_only=True)
-    up_to_input_tokens: int | None = field(
-        default=None, kw_only=True
-    )  # the list has a dearer tier above, which is not modelled
+    # the list has a dearer tier above this, which is not modelled: such calls are of unknown cost
+    up_to_input_tokens: int | None = field(default=None, kw_only=True)
 
     @property
     def id(self) -> str:

@@ -31,7 +31,7 @@ POLL_S = 0.3
 BACKOFF_S = (0.2, 5.0)
 FINAL_DRAIN_S = 5.0
 BATCH_BYTES = 8 << 20
-_RECORD_FAULTS = ("22", "23")  # SQLSTATE classes: data exception, integrity constraint violation
+_RECORD_FAULTS = ("22", "23", "54")  # SQLSTATE classes: bad data, broken constraint, too large (for an index)
 
 
 @dataclass(slots=True)

@@ -120,7 +120,7 @@ def dashboard_part(plan: Plan, database_url: str, gateway_url: str) -> Part:
     return Part(
         name="dashboard",
         argv=dashboard_command(host, port),
-        env={DATABASE_URL_VARIABLE: database_url, "SPARKGATE_GATEWAY_URL": gateway_url},
+        env={DATABASE_URL_VARIABLE: database_url, "SPARKGATE_URL": gateway_url},
         ready_url=f"{url}/_stcore/health",
         stop_grace_s=5.0,
         address=url,

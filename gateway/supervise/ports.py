@@ -52,11 +52,26 @@ def who_listens(port: int) -> Holder | None:
     for entry in sockets:
         if entry.status == psutil.CONN_LISTEN and entry.laddr and entry.laddr.port == port and entry.pid:
             try:
-                process = psutil.Process(entry.pid)
-                return Holder(entry.pid, process.name(), _shortened(" ".join(process.cmdline())))
+                process = _opener(psutil.Process(entry.pid), port)
+                return Holder(process.pid, process.name(), _shortened(" ".join(process.cmdline())))
             except psutil.Error:
                 continue
     return None
+
+
+def _opener(process: psutil.Process, port: int) -> psutil.Process:
+    """Of processes that share a listening socket, the one that handed it down: the one to stop."""
+    while (parent := process.parent()) is not None and _listens(parent, port):
+        process = parent
+    return process
+
+
+def _listens(process: psutil.Process, port: int) -> bool:
+    try:
+        sockets = process.net_connections(kind="tcp")
+    except psutil.Error:
+        return False
+    return any(entry.status == psutil.CONN_LISTEN and entry.laddr.port == port for entry in sockets)
 
 
 def _bind(host: str, port: int, option: str) -> socket.socket:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+import torch
 from transformers import LlamaForCausalLM
 
 from engine.fetch import BUNDLED_MODEL, fetch_model
@@ -76,6 +77,12 @@ def _free_port() -> int:
 
 
 StartEngine = Callable[..., EngineProcess]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Toy tensors gain nothing from a second thread, and wait for it long when the machine is busy."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

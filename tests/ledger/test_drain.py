@@ -214,6 +214,15 @@ def test_malformed_records_of_every_kind_do_not_stop_the_drain(
     assert drain.quarantined == 13
 
 
+def test_a_record_too_large_for_an_index_does_not_stop_the_drain(
+    engine: Engine, tmp_path: Path, make_exchange: MakeExchange
+) -> None:
+    endless = make_exchange(task_id=os.urandom(4000).hex())
+    spooled(tmp_path, make_exchange().record(), endless.record(), make_exchange().record())
+    assert drain_all(engine, tmp_path).quarantined == 1
+    assert count(engine, "exchanges") == 2
+
+
 def test_text_that_postgres_cannot_hold_is_cleaned_not_lost(
     engine: Engine, tmp_path: Path, make_exchange: MakeExchange
 ) -> None:

@@ -79,11 +79,11 @@ def test_an_exchange_is_seen_by_its_caller_and_the_administrator(
 ) -> None:
     exchange = make_exchange()
     store(engine, exchange.record())
-    seen = [
-        ask(lambda database, who=caller: lookups.exchange(database, exchange.id, who)) is not None
-        for caller in ("alice", "bob", None)
-    ]
-    assert seen == [True, False, True]
+
+    def is_seen_by(caller: str | None) -> bool:
+        return ask(lambda database: lookups.exchange(database, exchange.id, caller)) is not None
+
+    assert [is_seen_by(caller) for caller in ("alice", "bob", None)] == [True, False, True]
     assert ask(lambda database: lookups.exchange(database, uuid7(), None)) is None
 
 

@@ -107,6 +107,25 @@ def test_a_callers_hint_tightens_but_never_loosens() -> None:
     assert choose(fleet, strict, slo_ttft_s=60.0) == ["b", "a"]
 
 
+def test_answers_cut_for_length_count_against_a_target() -> None:
+    fleet = Fleet(half_life_s=3600.0)
+    seen(fleet, "a", NOW, times=40, tpot_s=0.01)
+    seen(fleet, "b", NOW, times=40, tpot_s=0.03)
+    rules = policy(objective="speed", slo=Slo(truncation_rate=0.01))
+    assert choose(fleet, rules) == ["a", "b"]
+    seen(fleet, "a", NOW, times=2, is_truncated=True)
+    assert choose(fleet, rules) == ["b", "a"]
+
+
+def test_timeouts_beyond_the_slo_count_against_a_target() -> None:
+    fleet = Fleet(half_life_s=3600.0)
+    seen(fleet, "a", NOW, times=100, ttft_s=0.1)
+    seen(fleet, "b", NOW, times=100, ttft_s=0.5)
+    seen(fleet, "a", NOW, result="timeout_idle", times=1)
+    assert choose(fleet, policy(objective="ttft")) == ["a", "b"]
+    assert choose(fleet, policy(objective="ttft", slo=Slo(timeout_rate=0.005))) == ["b", "a"]
+
+
 def test_a_call_that_does_not_stream_is_judged_by_its_end() -> None:
     fleet = Fleet()
     seen(fleet, "a", NOW, ttft_s=0.1, tpot_s=0.5)

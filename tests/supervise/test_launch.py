@@ -43,7 +43,10 @@ def test_a_part_is_told_to_stop_when_its_supervisor_is_killed(tmp_path: Path) ->
 
 def test_the_launched_command_keeps_the_launchers_pid_and_arguments() -> None:
     command = [sys.executable, "-c", "import os, sys; print(os.getpid(), sys.argv[1:])", "a b", "ü"]
-    launcher = "import os, sys\nos.execv(sys.executable, [sys.executable, sys.argv[1], str(os.getppid()), *sys.argv[2:]])"
+    launcher = (
+        "import os, sys\n"  # what the supervisor's fork does: become the launcher, with the supervisor as parent
+        "os.execv(sys.executable, [sys.executable, sys.argv[1], str(os.getppid()), *sys.argv[2:]])"
+    )
     with subprocess.Popen(
         [sys.executable, "-c", launcher, launch.__file__, *command], stdout=subprocess.PIPE
     ) as done:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,6 +43,30 @@ def squatter(ports: dict[str, int]) -> Iterator[int]:
         yield ports["port"]
 
 
+@pytest.fixture
+def gateway(ports: dict[str, int]) -> Iterator[dict[str, Any]]:
+    """Answers `/health` on the gateway's port with the value that a test puts into it."""
+    health: dict[str, Any] = {}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            answer = json.dumps(health).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def log_message(self, *args: Any) -> None:
+            """Quiet."""
+
+    with ThreadingHTTPServer(("127.0.0.1", ports["port"]), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield health
+        server.shutdown()
+        thread.join()
+
+
 def findings(cli: Cli, *args: str) -> tuple[int, dict[str, tuple[str, str]]]:
     done = cli("doctor", "--json", *args)
     return done.exit_code, {
@@ -62,6 +89,24 @@ def test_a_port_held_by_another_process_is_wrong_and_named(cli: Cli, squatter: i
     state, finding = found[f"gateway port {squatter}"]
     assert (code, state) == (1, "wrong")
     assert f"port {squatter} on 127.0.0.1 is taken by" in finding
+
+
+def test_our_own_gateway_on_its_port_is_well(
+    cli: Cli, gateway: dict[str, Any], ports: dict[str, int]
+) -> None:
+    name = f"gateway port {ports['port']}"
+    gateway |= {"status": "ok", "policy": {"hash": "0", "error": None}}
+    assert findings(cli)[1][name] == ("ok", "runs and is healthy")
+    gateway |= {"status": "degraded", "policy": {"hash": "0", "error": "policy.yaml:1: oh"}}
+    assert findings(cli)[1][name] == ("note", "runs, but says 'degraded': policy.yaml:1: oh")
+
+
+def test_a_web_server_that_is_not_ours_is_in_the_way(
+    cli: Cli, gateway: dict[str, Any], ports: dict[str, int]
+) -> None:
+    gateway |= {"hello": "world"}
+    code, found = findings(cli)
+    assert (code, found[f"gateway port {ports['port']}"][0]) == (1, "wrong")
 
 
 def test_mistakes_in_the_files_are_wrong(cli: Cli, folder: Path) -> None:

@@ -33,12 +33,12 @@ def test_targets_keep_their_order_the_bundled_engine_first() -> None:
     assert list(of(TEXT).targets) == ["engine", "cheap", "vectors", "bge"]
 
 
-def test_the_engine_does_chat_only() -> None:
+def test_the_engine_does_chat_and_plain_completions() -> None:
     assert of("").targets["engine"] == Target(
         name="engine",
         kind="engine",
         model="smollm2-135m-instruct",
-        endpoints=CHAT,
+        endpoints=CHAT | {"/v1/completions"},
         has_tools=False,
         has_images=False,
         has_json=False,

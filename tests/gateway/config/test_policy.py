@@ -40,7 +40,6 @@ def test_every_setting_arrives() -> None:
         "    slo: {ttft_p95_s: 1.5, completion_p95_s: 9, timeout_rate: 0.005, truncation_rate: 0.01}\n"
         "    timeouts: {first_token_s: 3, idle_s: 10, total_s: 30}\n"
         "    fallback: [claude]\n"
-        "    completed_when: explicit\n"
         "defaults: {retries: {max: 1, budget: 0.1}, explore: 0.05, half_life_s: 30}\n"
         "rules:\n"
         "  - {when: {header.X-App: helpdesk, model: 'gpt-*'}, shape: support}\n"
@@ -52,7 +51,6 @@ def test_every_setting_arrives() -> None:
             fallback=("claude",),
             slo=Slo(1.5, 9.0, 0.005, 0.01),
             timeouts=Timeouts(3.0, 10.0, 30.0),
-            completed_when="explicit",
         )
     }
     assert (policy.retries, policy.explore, policy.half_life_s) == (Retries(1, 0.1), 0.05, 30.0)
@@ -69,15 +67,14 @@ def test_shapes_inherit_setting_by_setting() -> None:
         "  fallback: [claude]\n"
         "  slo: {ttft_p95_s: 2, timeout_rate: 0.01}\n"
         "  timeouts: {first_token_s: 5, idle_s: 6, total_s: 70}\n"
-        "  completed_when: json_valid\n"
         "shapes:\n"
         "  support: {fallback: [], slo: {ttft_p95_s: 1}, timeouts: {idle_s: 8}}\n"
     )
     assert policy.for_shape("general") == ShapePolicy(
-        "speed", ("engine",), ("claude",), Slo(2.0, None, 0.01), Timeouts(5.0, 6.0, 70.0), "json_valid"
+        "speed", ("engine",), ("claude",), Slo(2.0, None, 0.01), Timeouts(5.0, 6.0, 70.0)
     )
     assert policy.for_shape("support") == ShapePolicy(
-        "speed", ("engine",), (), Slo(1.0, None, 0.01), Timeouts(5.0, 8.0, 70.0), "json_valid"
+        "speed", ("engine",), (), Slo(1.0, None, 0.01), Timeouts(5.0, 8.0, 70.0)
     )
 
 
@@ -97,7 +94,7 @@ def test_all_mistakes_are_listed_with_line_and_key() -> None:
         "    slo: {timeout_rate: 3, ttft_p95_s: -1}\n"
         "    timeouts: {first_token_s: 700, idle_s: 0}\n"
         "    fallback: engine\n"
-        "    completed_when: done\n"
+        "    slos: {}\n"
         "  general: {timeouts: {first_token_s: 9, total_s: 8}}\n"
         "defaults: {explore: .nan, half_life_s: 0, retries: {max: 1.5, budget: 2}}\n"
         "rules:\n"
@@ -121,8 +118,7 @@ def test_all_mistakes_are_listed_with_line_and_key() -> None:
         "which holds here by default",
         "policy.yaml:7: shapes.support.timeouts.idle_s: should be greater than 0, not 0",
         "policy.yaml:8: shapes.support.fallback: should be a list, not 'engine'",
-        "policy.yaml:9: shapes.support.completed_when: 'done' is not one of finish_stop, explicit, json_valid, "
-        "tool_loop_ends",
+        "policy.yaml:9: shapes.support.slos: unknown key; did you mean 'slo'?",
         "policy.yaml:10: shapes.general.timeouts.first_token_s: 9 is more than total_s, 8",
         "policy.yaml:11: defaults.retries.max: should be a valid integer, not 1.5",
         "policy.yaml:11: defaults.retries.budget: should be less than or equal to 1, not 2",
