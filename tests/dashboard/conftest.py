@@ -31,12 +31,20 @@ def reader(clean_database_url: str) -> Iterator[Engine]:
 
 
 @pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
+def running_browser() -> Iterator[Browser]:
     executable = find_chromium()
     if executable is None:
         pytest.skip("no Chromium on this machine (looked for chromium, chromium-browser, google-chrome)")
     with chromium(executable) as running:
         yield running
+
+
+@pytest.fixture
+def browser(running_browser: Browser) -> Iterator[Browser]:
+    """The browser, without the pages of other tests: a page left open would go on refreshing."""
+    yield running_browser
+    for context in running_browser.contexts:
+        context.close()
 
 
 @pytest.fixture

@@ -60,12 +60,11 @@ def written(busy: Busy) -> list[Exchange]:
 
 
 @pytest.fixture
-def page(browser: Browser, busy: Busy) -> Iterator[Page]:
+def page(browser: Browser, busy: Busy) -> Page:
     """The overview with traffic, drawn."""
     page = open_page(browser, busy.url)
     wait_until_drawn(page)
-    yield page
-    page.close()
+    return page
 
 
 @pytest.fixture

@@ -48,7 +48,7 @@ def generate(reference: LlamaForCausalLM, prompt: list[int], count: int) -> list
 
 
 def random_prompt(seed: int, length: int) -> list[int]:
-    return random.Random(seed).choices(range(256), k=length)  # noqa: S311
+    return random.Random(seed).choices(range(256), k=length)
 
 
 @pytest.mark.parametrize("kv_tokens", [2048, 208])
@@ -66,7 +66,7 @@ def test_batched_chunked_and_preempted_answers_equal_transformers(
 
 
 def test_a_hundred_random_requests_all_end_and_return_their_blocks(toy_model: Llama) -> None:
-    choose = random.Random(4)  # noqa: S311
+    choose = random.Random(4)
     engine = make_engine(toy_model, kv_tokens=256, max_batch=6, chunk=24)
     recorder = watched(engine)
     waiting: list[Sequence] = []

@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence as Ordered
+from collections.abc import Callable
+from collections.abc import Sequence as Ordered
 from pathlib import Path
 from typing import Any
 

@@ -1,0 +1,336 @@
+"""Real calls through the real product: official clients, the ledger's row, failover, policy edits while running.
+
+Two targets: the bundled engine, and a second engine process as a plain OpenAI-compatible upstream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+from openai import AsyncOpenAI, OpenAI
+from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy import make_url
+
+from gateway.ledger import embedded
+from tests.system.product import PATIENCE_S, ROOT, Product, free_ports
+
+pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
+
+CONFIG = """
+targets:
+  - {{name: engine, kind: engine, url: "http://127.0.0.1:{engine}"}}
+  - {{name: second, kind: openai, base_url: "http://127.0.0.1:{second}/v1", model: smollm2-135m-instruct,
+     prices: {{input_usd_per_mtok: 1, output_usd_per_mtok: 2}}}}
+models: {{gpt-4o: auto}}
+"""
+POLICY = """\
+version: 1
+shapes:
+  general: {candidates: [engine]}
+  short_chat: {candidates: [second], fallback: [engine]}
+  support: {objective: cost_per_completed_task}
+defaults: {explore: 0}
+"""
+ASK: list[Any] = [{"role": "user", "content": "Write a short story about a lighthouse."}]
+NODE_CLIENT = """
+import OpenAI from "openai";
+const client = new OpenAI({baseURL: process.env.BASE_URL, apiKey: process.env.KEY, maxRetries: 0});
+const out = [];
+for (const model of ["auto", "auto/code_generation"]) {
+  const asked = {model, messages: [{role: "user", content: "Count to five."}], max_tokens: 12, temperature: 0};
+  const whole = await client.chat.completions.create(asked);
+  const stream = await client.chat.completions.create(
+    {...asked, stream: true, stream_options: {include_usage: true}});
+  let text = "", usage = null;
+  for await (const chunk of stream) {
+    text += chunk.choices[0]?.delta?.content ?? "";
+    usage = chunk.usage ?? usage;
+  }
+  out.push({whole: whole.choices[0].message.content, usage: whole.usage, text, streamUsage: usage});
+}
+try { await client.chat.completions.create({model: "auto", messages: []}); }
+catch (error) { out.push({status: error.status, param: error.error.param}); }
+console.log(JSON.stringify(out));
+"""
+
+
+@pytest.fixture(scope="module")
+def second_engine() -> Iterator[subprocess.Popen[bytes]]:
+    """A second engine process with room for two sequences; `port` in its environment."""
+    (port,) = free_ports(1)
+    shared = os.environ.get("SPARKGATE_TEST_DIR", str(ROOT / ".sparkgate-test"))
+    command = [sys.executable, "-m", "engine", "serve", "--data-dir", shared, "--port", str(port)]
+    process = subprocess.Popen([*command, "--max-batch", "2"], cwd=ROOT, stderr=subprocess.DEVNULL)
+    process.port = port  # type: ignore[attr-defined]
+    yield process
+    if process.poll() is None:
+        process.terminate()
+        process.wait(PATIENCE_S)
+
+
+@pytest.fixture(scope="module")
+def product(second_engine: subprocess.Popen[bytes]) -> Iterator[Product]:
+    running = Product("--no-dashboard", with_model=True)
+    config, policy = running.data_dir / "sparkgate.yaml", running.data_dir / "policy.yaml"
+    second: int = second_engine.port  # type: ignore[attr-defined]
+    config.write_text(CONFIG.format(engine=running.engine_port, second=second))
+    policy.write_text(POLICY)
+    running.options += ["--config", str(config), "--policy", str(policy)]
+    running.start()
+    until(lambda: answers(f"http://127.0.0.1:{second}/health"))
+    yield running
+    running.remove()
+
+
+def until(is_so: Callable[[], Any]) -> Any:
+    """What `is_so` gives, as soon as that is true."""
+    end = time.monotonic() + PATIENCE_S
+    while not (found := is_so()):
+        assert time.monotonic() < end, "did not happen"
+        time.sleep(0.1)
+    return found
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(url, trust_env=False).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def client(product: Product) -> OpenAI:
+    return OpenAI(base_url=f"{product.url}/v1", api_key=product.key, max_retries=0)
+
+
+def rows(product: Product, statement: str, *values: Any) -> list[tuple[Any, ...]]:
+    url = embedded.running_url(product.data_dir)
+    assert url is not None
+    where = make_url(url)
+    given = {name: str(value) for name, value in where.query.items()}
+    with psycopg.connect(dbname=where.database, user=where.username, **given) as connection:  # type: ignore[arg-type]
+        return connection.execute(statement.encode(), values).fetchall()
+
+
+@pytest.mark.parametrize("model", ["auto", "auto/code_generation", "gpt-4o", "engine", "second"])
+def test_the_python_client_gets_real_text_and_right_usage(product: Product, model: str) -> None:
+    asked: dict[str, Any] = {"model": model, "messages": ASK, "max_tokens": 12, "temperature": 0}
+    whole = client(product).chat.completions.create(**asked)
+    text = whole.choices[0].message.content
+    assert text
+    assert whole.usage is not None
+    assert (whole.usage.completion_tokens, whole.choices[0].finish_reason) == (12, "length")
+    stream = client(product).chat.completions.create(
+        **asked, stream=True, stream_options={"include_usage": True}
+    )
+    chunks = list(stream)
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == text
+    assert chunks[-1].usage == whole.usage
+    plain = list(client(product).chat.completions.create(**asked, stream=True))
+    assert all(chunk.choices for chunk in plain)  # nobody asked for usage, nobody gets the extra chunk
+
+
+def test_the_node_client_gets_the_same(product: Product) -> None:
+    node, npm = shutil.which("node"), shutil.which("npm")
+    if node is None or npm is None:
+        pytest.skip("the official OpenAI Node client needs node and npm, which are not installed")
+    folder = Path(os.environ.get("SPARKGATE_TEST_DIR", ROOT / ".sparkgate-test")) / "node"
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "node_modules" / "openai").is_dir():
+        install = [
+            npm,
+            "install",
+            "--silent",
+            "--no-audit",
+            "--no-fund",
+            "--prefix",
+            str(folder),
+            "openai@7.57.0",
+        ]
+        subprocess.run(install, check=True, timeout=PATIENCE_S, capture_output=True)
+    script = folder / "client.mjs"
+    script.write_text(NODE_CLIENT)
+    env = {**os.environ, "BASE_URL": f"{product.url}/v1", "KEY": product.key}
+    done = subprocess.run(
+        [node, script], env=env, capture_output=True, text=True, timeout=PATIENCE_S, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    *calls, refused = json.loads(done.stdout)
+    for call in calls:
+        assert call["whole"]
+        assert call["whole"] == call["text"]
+        assert call["usage"]["completion_tokens"] == 12
+        assert call["usage"] == call["streamUsage"]
+    assert refused == {"status": 400, "param": "messages"}
+
+
+def test_a_call_is_a_row_with_everything_about_it(product: Product) -> None:
+    with client(product).chat.completions.with_streaming_response.create(
+        model="auto",
+        messages=ASK,
+        max_tokens=16,
+        stream=True,
+        extra_headers={"X-Task-Id": "t-1", "X-Workflow": "stories", "X-Task-Shape": "support"},
+    ) as response:
+        list(response.iter_lines())
+        request_id = response.headers["x-request-id"]
+        assert response.headers["x-sparkgate-shape"] == "support"
+    statement = (
+        "SELECT shape, shape_source, target, policy_hash, ttft_s, total_s, input_tokens, output_tokens, cost_usd,"
+        " task_id, workflow, decision FROM exchanges WHERE id = %s"
+    )
+    (row,) = until(lambda: rows(product, statement, request_id.removeprefix("req_")))
+    (
+        shape,
+        source,
+        target,
+        policy_hash,
+        ttft_s,
+        total_s,
+        read,
+        written,
+        cost_usd,
+        task_id,
+        workflow,
+        decision,
+    ) = row
+    assert (shape, source, task_id, workflow) == ("support", "declared", "t-1", "stories")
+    assert 0 < ttft_s < total_s
+    assert (read > 10, written) == (True, 16)
+    assert cost_usd > 0
+    assert decision["policy_hash"] == policy_hash
+    assert target in [candidate["target"] for candidate in decision["candidates"]]
+    shown = product.get(f"/v1/exchanges/{request_id}").json()
+    assert (shown["decision"], shown["attempts"][0]["result"]) == (decision, "ok")
+    (count,) = rows(product, "SELECT sum(n1) FROM latency_histograms, unnest(n) n1 WHERE metric = 'ttft_s'")
+    assert count[0] >= 1
+
+
+def test_an_outcome_belongs_to_its_task(product: Product) -> None:
+    headers = {"Authorization": f"Bearer {product.key}"}
+    with httpx.Client(base_url=product.url, headers=headers, timeout=PATIENCE_S, trust_env=False) as http:
+        body = {"model": "engine", "messages": ASK, "max_tokens": 4}
+        for _ in range(2):
+            http.post("/v1/chat/completions", json=body, headers={"X-Task-Id": "t-2"}).raise_for_status()
+        url = "/v1/tasks/t-2/outcome"
+        assert http.post(url, json={"status": "done"}).status_code == 400
+        assert http.post(url, json={"status": "completed", "score": 0.5}).json()["status"] == "completed"
+        task = until(lambda: (found := http.get("/v1/tasks/t-2").json()).get("status") and found)
+        assert (task["exchanges"], task["status"], task["score"]) == (2, "completed", 0.5)
+
+
+def test_the_policy_decides_where_a_call_goes(product: Product) -> None:
+    for shape, target in (("general", "engine"), ("short_chat", "second")):
+        answer = client(product).chat.completions.with_raw_response.create(
+            model=f"auto/{shape}",
+            messages=ASK,
+            max_tokens=2,
+        )
+        assert answer.headers["x-sparkgate-target"] == target
+
+
+def test_metrics_of_all_workers_are_one_exposition(product: Product) -> None:
+    families = {
+        family.name: family for family in text_string_to_metric_families(product.get("/metrics").text)
+    }
+    calls = families["sparkgate_exchanges"].samples
+    assert sum(sample.value for sample in calls if sample.labels["target"] == "engine") >= 1
+    assert "sparkgate_ttft_seconds" in families
+
+
+def test_a_policy_edit_is_taken_over_and_a_broken_one_is_not(product: Product) -> None:
+    policy = product.data_dir / "policy.yaml"
+    before = product.get("/health").json()["policy"]["hash"]
+    policy.write_text(POLICY.replace("general: {candidates: [engine]}", "general: {candidates: [second]}"))
+    until(lambda: product.get("/health").json()["policy"]["hash"] != before)
+    good = product.get("/health").json()["policy"]["hash"]
+    policy.write_text("version: 1\nshapes: {chat: {}, general: {candidates: [nobody], objectiv: ttft}}\n")
+    error = until(lambda: product.get("/health").json()["policy"]["error"])
+    assert error.count("policy.yaml:2:") == 3
+    assert product.get("/health").json()["policy"]["hash"] == good
+    answer = client(product).chat.completions.with_raw_response.create(
+        model="auto",
+        messages=ASK,
+        max_tokens=2,
+    )
+    assert answer.headers["x-sparkgate-target"] == "second"
+    assert rows(product, "SELECT count(*) FROM policies WHERE error IS NOT NULL") == [(1,)]
+    policy.write_text(POLICY)
+    until(lambda: product.get("/health").json()["policy"] == {"hash": before, "error": None})
+
+
+def test_killing_an_upstream_hurts_only_streams_that_had_begun(
+    product: Product, second_engine: subprocess.Popen[bytes]
+) -> None:
+    """Two streams have begun at the second engine, four calls wait in its queue; then it is killed."""
+    begun, errors, targets = asyncio.run(_kill_in_mid_stream(product, second_engine))
+    assert begun == 2
+    assert len(errors) == 2
+    assert all("stopped in mid-answer" in error for error in errors)
+    assert targets == ["engine"] * 4
+    later = client(product).chat.completions.with_raw_response.create(
+        model="auto/short_chat",
+        messages=ASK,
+        max_tokens=2,
+    )
+    assert later.headers["x-sparkgate-target"] == "engine"
+    cut = "SELECT count(*) FROM exchanges WHERE error_code = 'cut_off' AND target = 'second' AND status = 200"
+    until(lambda: rows(product, cut) == [(2,)])
+
+
+async def _kill_in_mid_stream(
+    product: Product, engine: subprocess.Popen[bytes]
+) -> tuple[int, list[str], list[str]]:
+    """(streams begun, what their error events said, targets of the calls that had not begun)."""
+    errors: list[str] = []
+    targets: list[str] = []
+    started = asyncio.Event()
+    begun = 0
+
+    async def long_stream() -> None:
+        nonlocal begun
+        stream = await caller.chat.completions.create(
+            model="auto/short_chat",
+            messages=ASK,
+            max_tokens=2000,
+            stream=True,
+        )
+        try:
+            first = True
+            async for _ in stream:
+                if first:
+                    begun, first = begun + 1, False
+                    if begun == 2:
+                        started.set()
+        except Exception as error:
+            errors.append(str(error))
+
+    async def waiting_call() -> None:
+        answer = await caller.chat.completions.with_raw_response.create(
+            model="auto/short_chat",
+            messages=ASK,
+            max_tokens=2,
+        )
+        targets.append(answer.headers["x-sparkgate-target"])
+
+    async with AsyncOpenAI(base_url=f"{product.url}/v1", api_key=product.key, max_retries=0) as caller:
+        streams = [asyncio.create_task(long_stream()) for _ in range(2)]
+        await asyncio.wait_for(started.wait(), PATIENCE_S)
+        waiting = [asyncio.create_task(waiting_call()) for _ in range(4)]
+        await asyncio.sleep(1.0)
+        assert not any(task.done() for task in waiting)
+        engine.send_signal(signal.SIGKILL)
+        await asyncio.gather(*streams, *waiting)
+    return begun, errors, targets
