@@ -101,11 +101,12 @@ class Drain:
         try:
             with self.engine.begin() as connection:
                 written = batch.write(connection, [line.record for line in lines if line.record is not None])
-        except DBAPIError as error:
-            if not _is_fault_of_record(error):
+        except (DBAPIError, ValueError, TypeError, KeyError) as error:
+            if isinstance(error, DBAPIError) and not _is_fault_of_record(error):
                 raise
             if len(lines) == 1:
-                lines[0].record, lines[0].reason = None, str(error.orig).strip()
+                cause = getattr(error, "orig", None) or repr(error)
+                lines[0].record, lines[0].reason = None, str(cause).strip()
                 return
             middle = len(lines) // 2
             self._write(lines[:middle])

@@ -31,16 +31,12 @@ _LOG_LIMIT = 10 << 20
 
 def start(data_dir: Path) -> str:
     """Start or adopt the server of `data_dir`, wait until it takes connections, and return its URL."""
-    pgdata = _pgdata(data_dir)
-    pgdata.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(data_dir):
-        for _ in range(_ATTEMPTS):
-            if postmaster.find(pgdata) is None:
-                _launch(pgdata, data_dir)
-            server = _ready(pgdata)
-            if server is not None and _has_database(server):
-                return _url(server)
-    raise EmbeddedPostgresError(f"Postgres goes away as soon as it has started.\n{_log_tail(data_dir, 0)}")
+    try:
+        _pgdata(data_dir).parent.mkdir(parents=True, exist_ok=True)
+        with _locked(data_dir):
+            return _url(_usable(data_dir))
+    except OSError as error:
+        raise EmbeddedPostgresError(f"Postgres cannot be started in {data_dir}: {error}") from error
 
 
 def stop(data_dir: Path) -> None:
@@ -107,6 +103,21 @@ def _locked(data_dir: Path) -> Iterator[None]:
         yield
 
 
+def _usable(data_dir: Path) -> postmaster.Postmaster:
+    """A server that takes connections and has our database."""
+    pgdata = _pgdata(data_dir)
+    trouble: str | None = "it goes away as soon as it has started"
+    for _ in range(_ATTEMPTS):
+        if postmaster.find(pgdata) is None:
+            _launch(pgdata, data_dir)
+        if server := _ready(pgdata):
+            trouble = _ensure_database(server)
+            if trouble is None:
+                return server
+            time.sleep(0.2)
+    raise EmbeddedPostgresError(f"Postgres in {pgdata} cannot be used: {trouble}\n{_log_tail(data_dir, 0)}")
+
+
 def _launch(pgdata: Path, data_dir: Path) -> None:
     account, binaries = server_account(), data_directory.binaries_folder()
     data_directory.prepare_account(account, binaries, pgdata)
@@ -116,19 +127,11 @@ def _launch(pgdata: Path, data_dir: Path) -> None:
     postmaster.set_aside_stale_locks(pgdata, socket_dir)
     log = _open_log(account, data_dir)
     before = log.stat().st_size
-    command: list[object] = [
-        binaries / "pg_ctl",
-        "start",
-        "-w",
-        "-t",
-        _START_TIMEOUT_S,
-        "-D",
-        pgdata,
-        "-l",
-        log,
-    ]
     options = f"-h '' -p {postmaster.PORT} -k {shlex.quote(str(socket_dir))}"
-    code, output = data_directory.run(account, [*command, "-o", options])
+    where: list[object] = ["-D", pgdata, "-l", log, "-o", options]
+    code, output = data_directory.run(
+        account, [binaries / "pg_ctl", "start", "-w", "-t", _START_TIMEOUT_S, *where]
+    )
     if code != 0:
         raise EmbeddedPostgresError(
             f"Postgres did not start in {pgdata}: {output.strip()}\n{_log_tail(data_dir, before)}"
@@ -154,25 +157,24 @@ def _ready(pgdata: Path) -> postmaster.Postmaster | None:
             return server
         if time.monotonic() > deadline:
             raise EmbeddedPostgresError(
-                f"Postgres (pid {server.pid}) was not ready in {_START_TIMEOUT_S} s.\n{_log_tail(pgdata.parent, 0)}"
+                f"Postgres (pid {server.pid}) was not ready in {_START_TIMEOUT_S} s.\n"
+                f"{_log_tail(pgdata.parent, 0)}"
             )
         time.sleep(0.05)
     return None
 
 
-def _has_database(server: postmaster.Postmaster) -> bool:
-    """Make our database if it is absent. False when the server does not answer."""
-    where = {"host": str(server.socket_dir), "user": data_directory.USER, "dbname": "postgres"}
+def _ensure_database(server: postmaster.Postmaster) -> str | None:
+    """Make our database if it is absent. Returns what the server says if it does not take the connection."""
+    where = f"host='{server.socket_dir}' port={postmaster.PORT} user={data_directory.USER} dbname=postgres"
     try:
-        with psycopg.connect(
-            **where, port=postmaster.PORT, connect_timeout=10, autocommit=True
-        ) as connection:
+        with psycopg.connect(where, connect_timeout=10, autocommit=True) as connection:
             query = "SELECT 1 FROM pg_database WHERE datname = %s"
             if connection.execute(query, (DATABASE,)).fetchone() is None:
                 connection.execute(f"CREATE DATABASE {DATABASE}")
-    except psycopg.OperationalError:
-        return False
-    return True
+    except psycopg.OperationalError as error:
+        return str(error).strip()
+    return None
 
 
 def _open_log(account: Account, data_dir: Path) -> Path:
@@ -188,7 +190,8 @@ def _open_log(account: Account, data_dir: Path) -> Path:
 
 
 def _log_tail(data_dir: Path, since: int) -> str:
-    with log_path(data_dir).open("rb") as log:
-        log.seek(since)
-        lines = log.read()[-8192:].decode(errors="replace").splitlines()[-20:]
-    return "\n".join([f"The end of {log_path(data_dir)}:", *lines])
+    path = log_path(data_dir)
+    if not path.exists():
+        return f"(no log at {path})"
+    lines = path.read_bytes()[since:][-8192:].decode(errors="replace").splitlines()[-20:]
+    return "\n".join([f"The end of {path}:", *lines])

@@ -72,8 +72,9 @@ async def bring_up(start: Start) -> None:
 async def bring_up_gateway(start: Start) -> None:
     """The workers and their drain, on a database that others run and migrate."""
     database_url = resolve_url(start.plan.deployment.database_url, start.plan.data_dir)
+    key = await _ask_database(start, database_url, first_key)
     await _gateway_and_drain(start, database_url)
-    _announce(start, await _ask_database(start, database_url, first_key), None, None)
+    _announce(start, key, None, None)
 
 
 def _own_postgres(start: Start) -> PostgresKeeper:

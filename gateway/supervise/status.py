@@ -24,6 +24,7 @@ _COLOURS: dict[State, str] = {
     "stopping": "yellow",
     "stopped": "dim",
 }
+_PRINTED_PROGRESS_S = 5.0  # a log is no place for a progress bar's every step
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,7 @@ class Board:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._lines: dict[str, Line] = {}
+        self._last_progress: dict[str, float] = {}  # monotonic seconds
         self._live = Live(console=console, refresh_per_second=4) if console.is_terminal else None
 
     def show(self, name: str, state: State, detail: str = "") -> None:
@@ -59,15 +61,15 @@ class Board:
         elif state != "waiting":
             self.say(Text(time.strftime("%H:%M:%S  ")).append(line.text(self._width())))
 
-    def state(self, name: str) -> State | None:
-        line = self._lines.get(name)
-        return line.state if line else None
-
     def progress(self, name: str, detail: str) -> None:
-        """A part's own word on what it is doing while it starts."""
-        state = self.state(name)
-        if state in ("waiting", "starting"):
-            self.show(name, state, detail)
+        """A part's own word on what it is doing while it starts; without a terminal only now and then."""
+        now, last = time.monotonic(), self._last_progress.get(name)
+        if self._live is None and last is not None and now - last < _PRINTED_PROGRESS_S:
+            return
+        line = self._lines.get(name)
+        if line is not None and line.state == "starting":
+            self._last_progress[name] = now
+            self.show(name, "starting", detail)
 
     def say(self, message: str | Text) -> None:
         """Print above the status lines; never wrapped, so that a command can be copied."""

@@ -202,6 +202,7 @@ def test_malformed_records_of_every_kind_do_not_stop_the_drain(
         broken(caller=None),
         broken(total_s="long"),
         broken(status=None),
+        broken(task_id={"a": 1}),
         {"kind": "exchange"},
         {"kind": "exchange", "exchange": {}, "attempts": [3]},
         {"kind": "outcome", "outcome": {"id": str(uuid7())}},
@@ -211,7 +212,7 @@ def test_malformed_records_of_every_kind_do_not_stop_the_drain(
     )
     drain = drain_all(engine, tmp_path)
     assert count(engine, "exchanges") == 1
-    assert drain.quarantined == 13
+    assert drain.quarantined == 14
 
 
 def test_a_record_too_large_for_an_index_does_not_stop_the_drain(
@@ -303,6 +304,24 @@ def test_the_drain_process_waits_for_a_database_that_is_down_then_writes_everyth
         embedded.stop(data_dir)
 
 
+def test_kill_9_of_the_drain_loses_and_repeats_nothing(
+    clean_database_url: str, engine: Engine, tmp_path: Path, make_exchange: MakeExchange
+) -> None:
+    command = [sys.executable, "-m", "gateway.ledger.drain", "--spool", str(tmp_path)]
+    command += ["--database-url", clean_database_url]
+    spool = Spool(tmp_path, "w0", 100 * MIB, segment_bytes=50_000)
+    for _ in range(3):
+        for _ in range(2000):
+            spool.append(make_exchange().record())
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+            _wait_for_more_than(count(engine, "exchanges"), engine)
+            process.kill()
+    spool.close()
+    drain_all(engine, tmp_path)
+    assert count(engine, "exchanges") == count(engine, "attempts") == 6000
+    assert histogram_total(engine) == 3 * 6000
+
+
 def test_once_drains_and_exits(clean_database_url: str, tmp_path: Path, make_exchange: MakeExchange) -> None:
     spooled(tmp_path, make_exchange().record())
     command = [sys.executable, "-m", "gateway.ledger.drain", "--spool", str(tmp_path), "--once"]
@@ -328,6 +347,10 @@ def test_once_fails_when_the_database_is_down_and_keeps_the_segment(
     assert "records wait" in done.stderr
     assert "secret" not in done.stderr
     assert len(segments.ready(tmp_path)) == 1
+
+
+def _wait_for_more_than(before: int, engine: Engine) -> None:
+    _wait(lambda: count(engine, "exchanges") > before)
 
 
 def _wait(condition: Callable[[], bool]) -> None:

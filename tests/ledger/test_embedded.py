@@ -188,3 +188,9 @@ def test_a_server_that_cannot_start_says_why_with_the_end_of_its_log(data_dir: P
         settings.write("no_such_setting = 1\n")
     with pytest.raises(EmbeddedPostgresError, match="no_such_setting"):
         embedded.start(data_dir)
+
+
+def test_a_data_directory_that_cannot_be_made_is_explained(empty_dir: Path) -> None:
+    (empty_dir / "file").touch()
+    with pytest.raises(EmbeddedPostgresError, match="cannot be started in"):
+        embedded.start(empty_dir / "file")

@@ -9,6 +9,7 @@ import pytest
 
 from gateway.callers.store import KeyRefused
 from gateway.supervise.first_key import first_key, make_ready
+from tests.conftest import PostgresServer
 
 
 def ask(url: str, wanted: str | None, file: Path) -> tuple[str, str | None]:
@@ -16,13 +17,13 @@ def ask(url: str, wanted: str | None, file: Path) -> tuple[str, str | None]:
     return found.kind, found.key
 
 
-def test_an_empty_database_gets_its_tables_and_a_key(tmp_path: Path, postgres: object) -> None:
-    url = postgres.create(migrated=False)  # type: ignore[attr-defined]
+def test_an_empty_database_gets_its_tables_and_a_key(tmp_path: Path, postgres: PostgresServer) -> None:
+    url = postgres.create(migrated=False)
     key = asyncio.run(make_ready(url, None, tmp_path / "first_key"))
     assert key.kind == "made"
     assert (tmp_path / "first_key").read_text() == f"{key.key}\n"
     assert (tmp_path / "first_key").stat().st_mode & 0o777 == 0o600
-    postgres.drop(url)  # type: ignore[attr-defined]
+    postgres.drop(url)
 
 
 def test_a_later_start_knows_the_key_but_does_not_show_it(clean_database_url: str, tmp_path: Path) -> None:

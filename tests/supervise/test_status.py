@@ -26,10 +26,12 @@ def test_progress_is_shown_only_while_a_part_starts(board: Board, shown: io.Stri
     board.progress("engine", "loading")
     board.show("engine", "starting")
     board.progress("engine", "loading 50%")
+    board.progress("engine", "loading 51%")
     board.show("engine", "ready")
     board.progress("engine", "loading 99%")
     assert "loading 50%" in shown.getvalue()
     assert "99%" not in shown.getvalue()
+    assert "51%" not in shown.getvalue()  # a moment later, and this is no terminal
 
 
 def test_a_message_is_never_wrapped_nor_read_as_markup(board: Board, shown: io.StringIO) -> None:

@@ -1,4 +1,4 @@
-"""`Product`: the real `sparkgate up` as a process of its own, its output read line by line.
+"""`Product`: the real `sparkgate up` (or `gateway`) as a process of its own, its output read line by line.
 
 The bundled model is fetched once a machine into `SPARKGATE_TEST_DIR` (default `.sparkgate-test`) and linked into
 each data directory.
@@ -52,7 +52,14 @@ def new_data_dir(*, with_model: bool) -> Path:
 class Product:
     """One data directory, on ports of its own; started and ended as often as a test likes."""
 
-    def __init__(self, *options: object, with_model: bool = False, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        *options: object,
+        command: str = "up",
+        with_model: bool = False,
+        env: dict[str, str] | None = None,
+    ) -> None:
+        self.command = command
         self.data_dir = new_data_dir(with_model=with_model)
         self.port, self.engine_port, self.dashboard_port = free_ports(3)
         self.url = f"http://127.0.0.1:{self.port}"
@@ -77,16 +84,11 @@ class Product:
         return (self.data_dir / "run" / "first_key").read_text().strip()
 
     def launch(self) -> None:
-        """Start `sparkgate up`, without waiting for it."""
-        ports = [
-            "--port",
-            self.port,
-            "--engine-port",
-            self.engine_port,
-            "--dashboard-port",
-            self.dashboard_port,
-        ]
-        command = [SPARKGATE, "up", "--data-dir", self.data_dir, *ports, *self.options]
+        """Start it, without waiting for it."""
+        ports = ["--port", self.port]
+        if self.command == "up":
+            ports += ["--engine-port", self.engine_port, "--dashboard-port", self.dashboard_port]
+        command = [SPARKGATE, self.command, "--data-dir", self.data_dir, *ports, *self.options]
         self._lines.clear()
         self._process = subprocess.Popen(
             [str(word) for word in command],
@@ -96,7 +98,8 @@ class Product:
             stderr=subprocess.STDOUT,
             text=True,
         )
-        threading.Thread(target=self._read, args=(self._process,), daemon=True).start()
+        self._reader = threading.Thread(target=self._read, args=(self._process,), daemon=True)
+        self._reader.start()
 
     def start(self) -> None:
         """Start it and wait until it says that it is ready."""
@@ -127,7 +130,13 @@ class Product:
     def stop(self, signum: signal.Signals = signal.SIGTERM) -> int:
         """Stop it and return its exit code."""
         self.process.send_signal(signum)
-        return self.process.wait(PATIENCE_S)
+        return self.wait()
+
+    def wait(self) -> int:
+        """Wait for its end and the end of its output; return its exit code."""
+        exit_code = self.process.wait(PATIENCE_S)
+        self._reader.join(PATIENCE_S)
+        return exit_code
 
     def remove(self) -> None:
         """End what still runs, then remove the data directory."""

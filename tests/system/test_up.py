@@ -154,7 +154,7 @@ def test_sigterm_lets_a_stream_finish_and_leaves_nothing_behind(product: Product
         next(line for line in lines if '"content"' in line)
         product.process.send_signal(signal.SIGTERM)
         assert "data: [DONE]" in list(lines)
-    assert product.process.wait(PATIENCE_S) == 0
+    assert product.wait() == 0
     assert still_running(family) == []
     assert open_ports(product) == []
 
@@ -178,7 +178,7 @@ def test_after_kill_9_of_everything_the_next_start_works(small: Product, with_po
     family = small.family()
     for process in family if with_postgres else family[:-1]:
         process.kill()
-    small.process.wait()
+    small.wait()
     small.start()
     assert ("was running already" in small.output) is not with_postgres
     assert "was shown at the first start" in small.output
@@ -190,7 +190,7 @@ def test_what_a_killed_supervisor_left_running_is_ended_by_the_next_start(small:
     drain = psutil.Process(small.pid_of("drain"))
     drain.suspend()  # it cannot heed the SIGTERM that the death of its supervisor sends
     small.process.kill()
-    small.process.wait()
+    small.wait()
     assert drain.is_running()
     small.start()
     assert f"ended what an earlier start had left running: drain (pid {drain.pid})" in small.output

@@ -1,0 +1,51 @@
+"""Benchmark runs in Postgres: written once, whole; and what the ledger says its calls cost.
+
+In: a database URL and JSON values. Out: a row of `bench_runs`. Raises what the database raises.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import ARRAY, any_, bindparam, insert, select
+from sqlalchemy.dialects import postgresql
+
+from gateway.ledger import tables
+from gateway.ledger.database import create_engine
+from gateway.ledger.records import uuid7
+
+_PATIENCE_S = 3.0  # a call's record takes about a second from the spool to the database
+
+
+def save(url: str, kind: str, started_at: datetime, settings: Any, results: Any) -> UUID:
+    """The id of the row written."""
+    engine, run_id = create_engine(url, application="sparkgate bench"), uuid7()
+    row = {"id": run_id, "kind": kind, "started_at": started_at, "settings": settings, "results": results}
+    try:
+        with engine.begin() as connection:
+            connection.execute(insert(tables.bench_runs), row)
+    finally:
+        engine.dispose()
+    return run_id
+
+
+def costs_usd(url: str, request_ids: Iterable[str]) -> dict[str, float]:
+    """Dollars by request id, of the calls that are recorded by now and have a known cost."""
+    wanted = {UUID(written.removeprefix("req_")): written for written in request_ids}
+    exchanges, engine = tables.exchanges, create_engine(url, application="sparkgate bench")
+    keys = bindparam("keys", list(wanted), type_=ARRAY(postgresql.UUID(as_uuid=True)))
+    query = select(exchanges.c.id, exchanges.c.cost_usd).where(exchanges.c.id == any_(keys))
+    give_up_at = time.monotonic() + _PATIENCE_S
+    try:
+        while True:
+            with engine.connect() as connection:
+                rows = connection.execute(query).all()
+            if len(rows) == len(wanted) or time.monotonic() > give_up_at:
+                return {wanted[key]: float(cost) for key, cost in rows if cost is not None}
+            time.sleep(0.2)
+    finally:
+        engine.dispose()
