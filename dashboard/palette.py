@@ -12,8 +12,7 @@ from collections.abc import Iterable
 _COLOURS = ("#3584d6", "#e08e0b", "#00a37a", "#c76aa0", "#d5541c", "#4fb3e8", "#8a74d1", "#97a032")
 NOBODY = "#8b949e"
 
-# Verdicts are also told by a sign and a word, never by colour alone.
-GOOD, BAD = "#1f9d63", "#d93a3a"
+BAD = "#d93a3a"  # the limits drawn in charts; they have a label too, as nothing is told by colour alone
 
 
 def colours(configured: Iterable[str], seen: Iterable[str]) -> dict[str, str]:

@@ -44,15 +44,20 @@ def traffic(engine: Engine, start: datetime, bucket_s: int, shape: str | None = 
     return read(engine, _TRAFFIC, start=start, bucket_s=bucket_s, shape=shape)
 
 
-# One scan for both cuts: by time × target for the charts, by target × shape for figures and tables.
+# One scan for both cuts: by time × target for the charts, by target × shape for figures and tables. Buckets are
+# merged first, which parallel workers can do; what then is cut twice is small.
 _LATENCY = """
+WITH merged AS MATERIALIZED (
+    SELECT at, target, shape, metric, bucket.k, sum(bucket.n) AS n
+    FROM (
+        SELECT date_bin(make_interval(secs => :bucket_s), minute, 'epoch') AS at, target, shape, metric, k, n
+        FROM latency_histograms
+        WHERE minute >= :start AND (CAST(:shape AS text) IS NULL OR shape = :shape)
+    ) AS cut, unnest(k, n) AS bucket(k, n)
+    GROUP BY 1, 2, 3, 4, 5
+)
 SELECT GROUPING(at) = 0 AS is_series, at, target, shape, metric, k, CAST(sum(n) AS bigint) AS n
-FROM (
-    SELECT date_bin(make_interval(secs => :bucket_s), minute, 'epoch') AS at, target, shape, metric,
-           unnest(k) AS k, unnest(n) AS n
-    FROM latency_histograms
-    WHERE minute >= :start AND (CAST(:shape AS text) IS NULL OR shape = :shape)
-) AS buckets
+FROM merged
 GROUP BY GROUPING SETS ((at, target, metric, k), (target, shape, metric, k))
 """
 

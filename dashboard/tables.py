@@ -136,6 +136,7 @@ def configured(targets: pd.DataFrame, colour: dict[str, str]) -> Html:
 def engines(samples: pd.DataFrame, colour: dict[str, str], now: datetime) -> Html:
     columns = [
         Column("Engine"),
+        Column("Model"),
         Column("Running", True, "sequences being answered"),
         Column("Waiting", True, "sequences in the queue"),
         Column("KV used", True, "share of the key-value cache"),
@@ -148,11 +149,16 @@ def engines(samples: pd.DataFrame, colour: dict[str, str], now: datetime) -> Htm
         seen: Content = figures.age(row["sampled_at"], now)
         if (now - row["sampled_at"]).total_seconds() > _STALE_S:
             seen = markup.verdict("unsure", f"stale, {figures.age(row['sampled_at'], now)}")
-        kv = row["kv_used_fraction"]
+        kv, state = row["kv_used_fraction"], row["state"] or {}
+        model: Content = _text(state.get("model"))
+        if state.get("draining"):
+            model = markup.join([model, " ", markup.pill("draining", "unsure")])
+        limit = f" of {state['max_batch']}" if "max_batch" in state else ""
         rows.append(
             [
                 markup.chip(row["target"], colour[row["target"]]),
-                figures.count(row["running"]),
+                model,
+                f"{figures.count(row['running'])}{limit}",
                 figures.count(row["waiting"]),
                 figures.NONE if figures.is_absent(kv) else figures.share(kv, 1),
                 figures.rate(row["prefill_tokens_per_s"]),

@@ -1,4 +1,4 @@
-"""The engine loop: a thread that schedules, runs and postprocesses steps until told to stop.
+"""The engine loop: schedules, runs and postprocesses steps until it is drained.
 
 In: sequences and cancellations, from any thread. Out: a list of `Event` a step, handed to `deliver`
 in the loop's thread. Blocks are given out and taken back here and nowhere else. Knows no HTTP.
@@ -65,10 +65,10 @@ class Engine:
         self.running: list[Sequence] = []  # in order of arrival, like `waiting`
         self.waiting: deque[Sequence] = deque()
         self._inbox: queue.SimpleQueue[Sequence | str | None] = queue.SimpleQueue()
-        self._open_changed = threading.Condition()
+        self._open_lock = threading.Lock()
         self._num_open = 0
         self.is_draining = False
-        self._thread = threading.Thread(target=self._run, name="engine-loop", daemon=True)
+        self._drain_until_s = 0.0
 
     @property
     def kv_total_tokens(self) -> int:
@@ -93,7 +93,7 @@ class Engine:
         assert sequence.max_tokens <= self.max_context, "the HTTP side checks lengths"
         if self.is_draining:
             raise Draining("The engine is shutting down; send the request elsewhere.")
-        with self._open_changed:
+        with self._open_lock:
             if self._num_open >= self.limits.max_batch + self.max_waiting:
                 raise QueueFull(f"All {self.max_waiting} waiting places are taken; try again shortly.")
             self._num_open += 1
@@ -104,44 +104,44 @@ class Engine:
         """Free what the sequence holds before the next step. Unknown and ended ids are ignored."""
         self._inbox.put(sequence_id)
 
-    def start(self) -> None:
-        self._thread.start()
-
     def drain(self, grace_s: float) -> None:
-        """Refuse new sequences, wait for the open ones at most `grace_s`, then stop. Blocks."""
-        self.is_draining = True
-        with self._open_changed:
-            self._open_changed.wait_for(lambda: self._num_open == 0, timeout=grace_s)
-        self.stop()
+        """Refuse new sequences; `run` ends when the open ones have, at the latest after `grace_s`.
 
-    def stop(self) -> None:
-        """End the loop's thread after its current step; open sequences get an error event."""
+        May be called from a signal handler.
+        """
+        self._drain_until_s = self.clock() + grace_s
         self.is_draining = True
-        self._inbox.put(None)
-        self._thread.join()
+        self._inbox.put(None)  # wakes an idle loop
 
-    def _run(self) -> None:
-        while self.take_commands(wait=not (self.running or self.waiting)):
+    def run(self) -> None:
+        """Step until drained. What is still open then gets an error event.
+
+        Run it in the thread that loaded the model: OpenMP keeps a team of workers for every thread that
+        computes, and with more of them than cores they sleep at each barrier, which doubles a step's time.
+        """
+        while not self._is_drained():
+            self.take_commands(wait=not (self.running or self.waiting))
             events = self.step()
             if events:
                 self.deliver(events)
+        self.take_commands()
         error = Draining("The engine stopped before this request was finished.")
         events = [self._fail(sequence, error) for sequence in [*self.running, *self.waiting]]
         if events:
             self.deliver(events)
 
-    def take_commands(self, *, wait: bool = False) -> bool:
-        """Apply what `submit`, `cancel` and `stop` left; False after `stop`."""
+    def _is_drained(self) -> bool:
+        return self.is_draining and (self._num_open == 0 or self.clock() >= self._drain_until_s)
+
+    def take_commands(self, *, wait: bool = False) -> None:
+        """Apply what `submit` and `cancel` left; with `wait`, sleep until there is something."""
         while wait or not self._inbox.empty():
             command = self._inbox.get()
             wait = False
-            if command is None:
-                return False
             if isinstance(command, Sequence):
                 self.waiting.append(command)
-            else:
+            elif command is not None:
                 self._cancel(command)
-        return True
 
     def step(self) -> list[Event]:
         """Schedule, run, postprocess. A failure ends the sequences of this step only."""
@@ -248,9 +248,8 @@ class Engine:
         self._release(sequence)
         place: list[Sequence] | deque[Sequence] = self.running if sequence in self.running else self.waiting
         place.remove(sequence)
-        with self._open_changed:
+        with self._open_lock:
             self._num_open -= 1
-            self._open_changed.notify_all()
         if self.observer:
             self.observer.ended(sequence, reason)
 

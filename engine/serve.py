@@ -5,20 +5,17 @@ In: `ServeOptions`. Out: nothing; returns when everything has stopped. User mist
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import hashlib
 import logging
 import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import uvicorn
+from starlette.applications import Starlette
 
 from engine.checkpoint import ModelConfig, read_config, read_weights
 from engine.errors import StartError
@@ -27,6 +24,7 @@ from engine.http.app import build_app
 from engine.http.bridge import Bridge
 from engine.http.generate import Served
 from engine.http.prompts import PromptReader
+from engine.http.server import HttpServer
 from engine.linear import has_fast_bfloat16
 from engine.loop import Engine
 from engine.metrics import EngineMetrics
@@ -61,21 +59,30 @@ class ServeOptions:
 
 
 def serve(options: ServeOptions, progress: Progress) -> None:
-    """Run until SIGTERM or SIGINT."""
+    """Run until SIGTERM or SIGINT. The engine has this thread, HTTP one of its own."""
     with bind(options.host, options.port) as listener:
-        begun = time.monotonic()
+        begun_s = time.monotonic()
         if options.threads is not None:
             torch.set_num_threads(options.threads)
-        sys.setswitchinterval(0.001)  # the loop's thread waits this long for HTTP work between operators
+        sys.setswitchinterval(0.001)  # how long HTTP work may hold up the model between two operators
         device = choose_device(options.device)
         dtype = choose_dtype(options.dtype, device)
         fetched = fetch_model(options.model, options.data_dir, progress)
         config = read_config(fetched.folder)
         tokenizer = ModelTokenizer(fetched.folder)
         model = load_model(config, fetched, dtype, device)
-        asyncio_run = uvicorn.Config("", loop="auto").get_loop_factory()
-        with asyncio.Runner(loop_factory=asyncio_run) as runner:
-            runner.run(_run(options, fetched, model, tokenizer, listener, begun))
+        http = HttpServer()
+        bridge = Bridge(http.loop)
+        engine = build_engine(options, model, bridge)
+        warm_up(engine)
+        app = assemble(fetched.name, engine, bridge, tokenizer)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: engine.drain(DRAIN_GRACE_S))
+        http.start(app, listener, on_end=lambda: engine.drain(0.0))
+        log.info("serving %s", description(fetched.name, engine, listener, time.monotonic() - begun_s))
+        engine.run()
+        http.stop()
+        log.info("stopped")
 
 
 def load_model(config: ModelConfig, fetched: FetchedModel, dtype: torch.dtype, device: torch.device) -> Llama:
@@ -100,64 +107,26 @@ def build_engine(options: ServeOptions, model: Llama, bridge: Bridge) -> Engine:
     )
 
 
-async def _run(
-    options: ServeOptions,
-    fetched: FetchedModel,
-    model: Llama,
-    tokenizer: ModelTokenizer,
-    listener: socket.socket,
-    begun: float,
-) -> None:
-    bridge = Bridge(asyncio.get_running_loop())
-    engine = build_engine(options, model, bridge)
-    warm_up(engine)
+def assemble(name: str, engine: Engine, bridge: Bridge, tokenizer: ModelTokenizer) -> Starlette:
+    """The HTTP app over an engine that is warm."""
     metrics = EngineMetrics(engine)
     engine.observer = metrics
-    end_ids = model.config.eos_ids | tokenizer.end_ids
-    prompts = PromptReader(tokenizer, end_ids, model.config.vocab_size, engine.max_context)
-    served = Served(fetched.name, fingerprint(fetched.name, model), engine, bridge, prompts)
-    config = uvicorn.Config(
-        build_app(served, metrics),
-        access_log=False,
-        log_level="warning",
-        timeout_graceful_shutdown=2,
-        ws="none",
+    config = engine.model.config
+    prompts = PromptReader(
+        tokenizer, config.eos_ids | tokenizer.end_ids, config.vocab_size, engine.max_context
     )
-    server = QuietServer(config)
-    engine.start()
-    drain = asyncio.create_task(_drain_on_signal(engine, server))
-    log.info(
-        "serving %s (%s on %s, %d threads, %d kv tokens) at http://%s:%d, ready after %.1f s",
-        fetched.name,
-        str(model.dtype).removeprefix("torch."),
-        model.device,
-        torch.get_num_threads(),
-        engine.kv_total_tokens,
-        *listener.getsockname()[:2],
-        time.monotonic() - begun,
+    return build_app(Served(name, fingerprint(name, engine.model), engine, bridge, prompts), metrics)
+
+
+def description(name: str, engine: Engine, listener: socket.socket, ready_s: float) -> str:
+    """One line for the log."""
+    model = engine.model
+    host, port = listener.getsockname()[:2]
+    number_format = str(model.dtype).removeprefix("torch.")
+    return (
+        f"{name} ({number_format} on {model.device}, {torch.get_num_threads()} threads, "
+        f"{engine.kv_total_tokens} kv tokens) at http://{host}:{port}, ready after {ready_s:.1f} s"
     )
-    await server.serve(sockets=[listener])
-    drain.cancel()
-    log.info("stopped")
-
-
-async def _drain_on_signal(engine: Engine, server: uvicorn.Server) -> None:
-    """On the first signal let the engine finish its open work, then the server go."""
-    signalled = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, signalled.set)
-    await signalled.wait()
-    log.info("draining, %d open", engine.num_open)
-    await asyncio.to_thread(engine.drain, DRAIN_GRACE_S)
-    server.should_exit = True
-
-
-class QuietServer(uvicorn.Server):
-    """uvicorn without its signal handling: draining decides when the server stops."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
 
 
 def warm_up(engine: Engine) -> None:

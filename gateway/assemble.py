@@ -11,12 +11,11 @@ import logging
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Coroutine, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector
@@ -25,11 +24,13 @@ from gateway.app import Parts
 from gateway.config.catalog import catalog
 from gateway.config.deployment import AnyTarget, Deployment, EngineTarget, LitellmTarget
 from gateway.config.load import load_deployment
+from gateway.control import key_watch, policy_watch
 from gateway.control.api import Plane, control_app
 from gateway.control.key_watch import KeyWatch
 from gateway.control.policy_watch import PolicyWatch
+from gateway.dispatch import engine_watch
 from gateway.dispatch.booking import Book
-from gateway.dispatch.engine_watch import watch_engines
+from gateway.dispatch.engine_watch import EngineWatch
 from gateway.dispatch.metrics import Metrics
 from gateway.dispatch.serve import Dispatcher
 from gateway.ledger.costs import Price, price_for
@@ -44,6 +45,8 @@ from router.fleet import Fleet
 
 log = logging.getLogger(__name__)
 DATABASE_URL_VARIABLE = "SPARKGATE_DATABASE_URL"
+CHORES_END_WITHIN_S = 3.0
+Chore = tuple[Callable[[], Awaitable[None]], float]  # a step and the seconds between two
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +103,13 @@ async def assembled(files: Files, index: int) -> AsyncIterator[Parts]:
         release, now = version("sparkgate"), time.time()
         collect = _all_workers if "PROMETHEUS_MULTIPROC_DIR" in os.environ else lambda: registry
         plane = Plane(routes, fleet, policy, keys, spool, database, collect, release, now)
-        watching = watch_engines(engines, fleet, database if index == 0 else None)
-        async with _running(policy.run(), keys.run(), spool.run(), watching):
+        watch = EngineWatch(engines, fleet, database if index == 0 else None)
+        chores = [
+            (policy.step, policy_watch.INTERVAL_S),
+            (keys.step, key_watch.INTERVAL_S),
+            (watch.step, engine_watch.INTERVAL_S),
+        ]
+        async with _running(chores, spool):
             yield Parts(dispatcher, keys, control_app(plane))
     finally:
         spool.close()
@@ -135,17 +143,30 @@ def _with_prices(routes: Catalog, prices: Mapping[str, Price | None]) -> Catalog
 
 
 @asynccontextmanager
-async def _running(*work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Background tasks for as long as the block. One that fails ends the worker, which is then started anew."""
-    tasks = [asyncio.create_task(each) for each in work]
-    for task in tasks:
+async def _running(chores: Sequence[Chore], spool: Spool) -> AsyncIterator[None]:
+    """Background tasks for as long as the block; at its end a chore may finish its step, so that no connection is
+    cut off in mid-query. One that fails ends the worker, which is then started anew."""
+    stop = asyncio.Event()
+    tasks = [asyncio.create_task(_repeat(step, interval_s, stop)) for step, interval_s in chores]
+    syncing = asyncio.create_task(spool.run())
+    for task in (*tasks, syncing):
         task.add_done_callback(_end_worker_on_failure)
     try:
         yield
     finally:
+        stop.set()
+        syncing.cancel()
+        await asyncio.wait(tasks, timeout=CHORES_END_WITHIN_S)
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, syncing, return_exceptions=True)
+
+
+async def _repeat(step: Callable[[], Awaitable[None]], interval_s: float, stop: asyncio.Event) -> None:
+    while not stop.is_set():
+        await step()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), interval_s)
 
 
 def _end_worker_on_failure(task: asyncio.Task[None]) -> None:

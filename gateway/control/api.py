@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import Depends, FastAPI, Request
+from fastapi import Path as PathParameter
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
@@ -28,6 +29,7 @@ from gateway.control.policy_watch import PolicyWatch
 from gateway.ledger import lookups
 from gateway.ledger.records import outcome_record
 from gateway.ledger.spool import Spool
+from gateway.surfaces.completions import MAX_ID_CHARS
 from gateway.surfaces.http import authenticate
 from gateway.wire.errors import GatewayError, NotFound, error_value
 from router.catalog import Catalog
@@ -52,6 +54,9 @@ class Plane:
     registry: Callable[[], CollectorRegistry]
     version: str
     started_at: float  # Unix seconds
+
+
+TaskId = Annotated[str, PathParameter(min_length=1, max_length=MAX_ID_CHARS)]
 
 
 class OutcomeBody(BaseModel):
@@ -176,7 +181,7 @@ def _add_ledger(app: FastAPI, plane: Plane) -> None:
         return found
 
     @app.post("/v1/tasks/{task_id}/outcome")
-    async def outcome(task_id: str, body: OutcomeBody, key: Writer) -> dict[str, Any]:
+    async def outcome(task_id: TaskId, body: OutcomeBody, key: Writer) -> dict[str, Any]:
         record = outcome_record(key.name, task_id, body.status, body.score, body.workflow)
         plane.spool.append(record)
         return {"object": "task.outcome", **record["outcome"]}

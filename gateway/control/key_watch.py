@@ -5,7 +5,6 @@ A database that is away changes nothing: the last ring stays.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -19,7 +18,7 @@ INTERVAL_S = 2.0
 
 
 class KeyWatch:
-    """One worker's ring of keys. `refresh` once before use, then `run` as a task."""
+    """One worker's ring of keys. `refresh` before use, then `step` every `INTERVAL_S`."""
 
     def __init__(self, database: AsyncEngine) -> None:
         self._database = database
@@ -30,10 +29,8 @@ class KeyWatch:
         async with self._database.connect() as connection:
             self.ring = await load_ring(connection)
 
-    async def run(self) -> None:
-        while True:
-            await asyncio.sleep(INTERVAL_S)
-            try:
-                await self.refresh()
-            except SQLAlchemyError as error:
-                log.warning("keys not refreshed: %s", type(error).__name__)
+    async def step(self) -> None:
+        try:
+            await self.refresh()
+        except SQLAlchemyError as error:
+            log.warning("keys not refreshed: %s", type(error).__name__)

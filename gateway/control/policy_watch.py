@@ -6,7 +6,6 @@ whole; the last good one stays when a file or a published text is wrong, and `er
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import socket
 from pathlib import Path
@@ -25,7 +24,7 @@ INTERVAL_S = 1.0  # a version is in force everywhere within 3 s
 
 
 class PolicyWatch:
-    """One worker's view of the policy. `start` before use, then `run` as a task."""
+    """One worker's view of the policy. `start` before use, then `step` every `INTERVAL_S`."""
 
     def __init__(self, path: Path | None, database: AsyncEngine, target_names: tuple[str, ...]) -> None:
         self._path, self._database, self._target_names = path, database, target_names
@@ -53,16 +52,14 @@ class PolicyWatch:
         if self._current is None:  # the newest version does not fit this gateway's targets: its own file does
             self._current = policy
 
-    async def run(self) -> None:
-        """Follows file and database until cancelled; a database that is away changes nothing."""
-        while True:
-            await asyncio.sleep(INTERVAL_S)
-            try:
-                if self._stamp() != self._seen:
-                    await self._take_file()
-                await self._adopt_newest()
-            except SQLAlchemyError as error:
-                log.warning("policy not refreshed: %s", type(error).__name__)
+    async def step(self) -> None:
+        """Takes over what changed in file or database; a database that is away changes nothing."""
+        try:
+            if self._stamp() != self._seen:
+                await self._take_file()
+            await self._adopt_newest()
+        except SQLAlchemyError as error:
+            log.warning("policy not refreshed: %s", type(error).__name__)
 
     async def _take_file(self) -> None:
         """Publishes an edited file, or records why it is refused. Seen only once the database knows of it."""

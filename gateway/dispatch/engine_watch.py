@@ -27,25 +27,25 @@ ANSWER_WITHIN_S = 2.0
 SAMPLE_EVERY_S = 10.0
 
 
-async def watch_engines(
-    engines: Mapping[str, HttpUpstream], fleet: Fleet, database: AsyncEngine | None
-) -> None:
-    """Runs until cancelled. `database` None = keep no samples (another worker does)."""
-    async with asyncio.TaskGroup() as group:
-        for name, upstream in engines.items():
-            group.create_task(_watch(name, upstream, fleet, database))
+class EngineWatch:
+    """One worker's view of its engines; `step` every `INTERVAL_S`. `database` None = another worker keeps samples."""
 
+    def __init__(
+        self, engines: Mapping[str, HttpUpstream], fleet: Fleet, database: AsyncEngine | None
+    ) -> None:
+        self._engines, self._fleet, self._database = engines, fleet, database
+        self._sampled_s = dict.fromkeys(engines, -SAMPLE_EVERY_S)
 
-async def _watch(name: str, upstream: HttpUpstream, fleet: Fleet, database: AsyncEngine | None) -> None:
-    sampled_s = -SAMPLE_EVERY_S
-    while True:
-        value = await _state(upstream)
+    async def step(self) -> None:
+        await asyncio.gather(*(self._look_at(name) for name in self._engines))
+
+    async def _look_at(self, name: str) -> None:
+        value = await _state(self._engines[name])
         now = time.monotonic()
-        fleet.set_engine(name, _engine_state(value, now), now)
-        if value is not None and database is not None and now - sampled_s >= SAMPLE_EVERY_S:
-            sampled_s = now
-            await _keep(database, name, value)
-        await asyncio.sleep(INTERVAL_S)
+        self._fleet.set_engine(name, _engine_state(value, now), now)
+        if value is not None and self._database is not None and now - self._sampled_s[name] >= SAMPLE_EVERY_S:
+            self._sampled_s[name] = now
+            await _keep(self._database, name, value)
 
 
 async def _state(upstream: HttpUpstream) -> dict[str, Any] | None:

@@ -161,7 +161,7 @@ def _latencies(row: Row) -> Iterator[tuple[str, float]]:
         yield "ttft_s", ttft_s
         if output_tokens is not None and output_tokens >= 2 and total_s > ttft_s:
             yield "tpot_s", (total_s - ttft_s) / (output_tokens - 1)
-    if row["status"] == 200:
+    if row["status"] == 200 and row.get("error_code") is None:
         yield "total_s", total_s
 
 

@@ -179,14 +179,18 @@ def main(arguments: list[str] | None = None) -> int:
     except DatabaseUrlError as error:
         parser.error(str(error))
     drain = Drain(engine, options.spool)
-    if options.once:
-        return _once(drain)
-    log.info("draining %s into %s", options.spool, redact(options.database_url))
+    try:
+        return _once(drain) if options.once else _until_stopped(drain, options.database_url)
+    finally:
+        engine.dispose()
+
+
+def _until_stopped(drain: Drain, url: str) -> int:
+    log.info("draining %s into %s", drain.spool, redact(url))
     stop = threading.Event()
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signal_number, lambda *_: stop.set())
     drain.run(stop)
-    engine.dispose()
     return 0
 
 

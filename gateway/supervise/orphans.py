@@ -13,8 +13,9 @@ from pathlib import Path
 
 import psutil
 
-# Clock corrections move creation times a little; two processes of one pid are further apart.
-_SAME_START_S = 1.0
+# Creation times are counted from the boot time, which the kernel reckons anew at each look, in whole seconds, and
+# which clock corrections move. Two processes of one pid are further apart: all other pids are used in between.
+_SAME_START_S = 3.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
 OUR_METADATA = ("task_id", "workflow", "task_shape", "slo_ttft_ms", "slo_tpot_ms", "deadline_ms")
 PASSED_HEADERS = ("traceparent", "tracestate")  # W3C trace context
+MAX_ID_CHARS = 256  # task ids and workflows are indexed
 BYTES_PER_TOKEN = 4  # a rule of thumb for routing and context checks, never for money
 TOKENS_PER_MESSAGE = 4
 
@@ -61,7 +62,13 @@ def _check(path: str, body: dict[str, Any]) -> None:
 def _our_fields(headers: Mapping[str, str], metadata: Mapping[str, str]) -> dict[str, str]:
     """Our settings of this call: a header `X-Task-Id`, or metadata `task_id`; the header wins."""
     pairs = {name: headers.get(f"x-{name.replace('_', '-')}") or metadata.get(name) for name in OUR_METADATA}
-    return {name: value for name, value in pairs.items() if value}
+    given = {name: value for name, value in pairs.items() if value}
+    for name, value in given.items():
+        if len(value) > MAX_ID_CHARS:
+            raise BadRequest(
+                f"{name} has {len(value)} characters; at most {MAX_ID_CHARS} are kept", param=name
+            )
+    return given
 
 
 def _query(

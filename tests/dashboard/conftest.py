@@ -30,8 +30,9 @@ def reader(clean_database_url: str) -> Iterator[Engine]:
     engine.dispose()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def running_browser() -> Iterator[Browser]:
+    """Ended with its module: while Playwright runs, its event loop makes `asyncio.run` impossible here."""
     executable = find_chromium()
     if executable is None:
         pytest.skip("no Chromium on this machine (looked for chromium, chromium-browser, google-chrome)")

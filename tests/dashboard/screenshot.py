@@ -31,9 +31,12 @@ def open_page(
 
 
 def wait_until_drawn(page: Page) -> None:
-    """All charts of the overview have their traces, or the page has none to draw."""
+    """The overview has its last panel and all charts their axes, or the page has none to draw."""
     page.wait_for_selector(".sg-cards, .sg-box, .sg-facts", timeout=60_000)
     if page.locator(".sg-cards").count():
+        page.wait_for_selector(
+            ".st-key-panel_policy .sg-table, .st-key-panel_policy .sg-muted", timeout=60_000
+        )
         page.wait_for_function("document.querySelectorAll('.js-plotly-plot .xaxislayer-above').length >= 4")
     page.wait_for_function("!document.querySelector('[data-testid=stStatusWidget]')")
 

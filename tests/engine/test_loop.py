@@ -207,7 +207,7 @@ def test_a_failing_step_ends_its_requests_and_the_engine_serves_on(toy_model: Ll
     assert healthy.finish_reason == "length"
 
 
-def test_a_started_engine_delivers_and_drains(toy_model: Llama) -> None:
+def test_a_running_engine_delivers_and_drains(toy_model: Llama) -> None:
     delivered: list[Event] = []
     is_done = threading.Event()
 
@@ -218,12 +218,14 @@ def test_a_started_engine_delivers_and_drains(toy_model: Llama) -> None:
 
     engine = make_engine(toy_model)
     engine.deliver = deliver
-    engine.start()
+    loop = threading.Thread(target=engine.run)
+    loop.start()
     engine.submit(make_sequence("a", [1, 2], 6))
     assert is_done.wait(20)
     assert len([event for event in delivered if event.sequence_id == "a"]) == 6
     engine.submit(make_sequence("b", [1, 2], 6))
     engine.drain(grace_s=20)
+    loop.join(20)
     assert delivered[-1].finish_reason == "length"
     with pytest.raises(Draining):
         engine.submit(make_sequence("c", [1], 1))
@@ -233,10 +235,10 @@ def test_stopping_tells_those_that_were_not_finished(toy_model: Llama) -> None:
     delivered: list[Event] = []
     engine = make_engine(toy_model, kv_tokens=512)
     engine.deliver = delivered.extend
-    engine.start()
     for name in "ab":
         engine.submit(make_sequence(name, [1], 500))
-    engine.stop()
+    engine.drain(grace_s=0)
+    engine.run()
     errors = {event.sequence_id for event in delivered if isinstance(event.error, Draining)}
     assert errors == {"a", "b"}
     assert engine.num_open == 0

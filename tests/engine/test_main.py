@@ -80,7 +80,8 @@ def test_fetch_prints_the_folder(model_folder: Path, test_dir: Path) -> None:
 
 
 def test_the_command_line_answers_before_torch_is_imported() -> None:
-    script = "import sys, engine.__main__, engine.fetch; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    imported = "'torch' in sys.modules or 'transformers' in sys.modules"
+    script = f"import sys, engine.__main__, engine.fetch; sys.exit({imported})"
     assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, timeout=60).returncode == 0
 
 

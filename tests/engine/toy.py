@@ -95,7 +95,7 @@ def make_sequence(
 def make_engine(
     model: Llama, *, max_batch: int = 4, chunk: int = 16, kv_tokens: int = 512, max_waiting: int = 1000
 ) -> Engine:
-    """An engine that is stepped by hand: its thread is not started."""
+    """An engine that is stepped by hand."""
     return Engine(
         model,
         limits=Limits(max_batch, chunk),

@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -69,7 +70,8 @@ def kill_server(data_dir: Path) -> None:
     """SIGKILL to the postmaster and all its processes at once."""
     pid = pid_of(data_dir)
     for process in [psutil.Process(pid), *psutil.Process(pid).children()]:
-        process.kill()
+        with suppress(psutil.NoSuchProcess):  # followed the postmaster by itself
+            process.kill()
     while postmaster.find(data_dir / "pg") or postmaster.orphans(data_dir / "pg"):
         time.sleep(0.01)
 

@@ -70,6 +70,15 @@ def test_one_that_ignores_sigterm_is_killed_after_its_grace(record: Path) -> Non
     family.end()
 
 
+def test_a_process_is_known_again_when_the_boot_time_was_reckoned_a_second_off(
+    record: Path, family: Family
+) -> None:
+    ChildRecord(record).add("engine", family.parent.pid)
+    (entry,) = json.loads(record.read_text())
+    record.write_text(json.dumps([entry | {"created_at": entry["created_at"] + 1.0}]))
+    assert end_orphans(record, grace_s=10) == [f"engine (pid {family.parent.pid})"]
+
+
 def test_a_process_that_only_got_the_recorded_pid_is_left_alone(record: Path, family: Family) -> None:
     ChildRecord(record).add("engine", family.parent.pid)
     (entry,) = json.loads(record.read_text())

@@ -22,7 +22,7 @@ from gateway.bench.models import GatewayUnreachable, Plan, measure
 from gateway.bench.samples import Sample
 from gateway.ledger import tables
 from gateway.ledger.database import create_engine
-from tests.gateway.bench.server import GAP_S, KEY, TOKENS, Gateway, serving
+from tests.gateway.bench.server import KEY, TOKENS, Gateway, serving
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_a_good_call_is_timed_and_its_tokens_are_counted_from_usage(gateway: Gat
     assert (sample.error_code, sample.status, sample.output_tokens) == (None, 200, TOKENS)
     assert (sample.target, sample.request_id) == ("target-of-auto", gateway.request_ids[0])
     assert sample.ttft_s is not None
-    assert GAP_S <= sample.ttft_s < sample.ttft_s + (TOKENS - 1) * GAP_S <= sample.total_s
+    assert 0 < sample.ttft_s < sample.total_s
     assert gateway.bodies == [
         {
             "model": "auto",

@@ -37,6 +37,7 @@ def call(body: dict[str, Any], **headers: str) -> Any:
         ({"stream": "yes"}, "stream"),
         ({"metadata": {"task_shape": "chatty"}}, "X-Task-Shape"),
         ({"metadata": {"deadline_ms": "soon"}}, "X-Deadline-Ms"),
+        ({"metadata": {"task_id": "t" * 257}}, "task_id"),
         ({"metadata": {"slo_ttft_ms": "-1"}}, "X-Slo-Ttft-Ms"),
     ],
 )
