@@ -42,6 +42,7 @@ def expected_answers(folder: Path, prompts: list[list[int]]) -> list[list[int]]:
     return [answers[at] for at in range(len(prompts))]
 
 
+@pytest.mark.timeout(900)  # half a minute on two free cores, several on busy ones
 @pytest.mark.usefixtures("all_threads")
 def test_fifty_greedy_answers_equal_transformers_token_for_token(model_folder: Path) -> None:
     assert len(set(PROMPTS)) == 50

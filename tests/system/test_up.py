@@ -188,7 +188,11 @@ def test_after_kill_9_of_everything_the_next_start_works(small: Product, with_po
 def test_what_a_killed_supervisor_left_running_is_ended_by_the_next_start(small: Product) -> None:
     small.start()
     drain = psutil.Process(small.pid_of("drain"))
-    drain.suspend()  # it cannot heed the SIGTERM that the death of its supervisor sends
+    drain.suspend()
+    while (
+        drain.status() != psutil.STATUS_STOPPED
+    ):  # now it cannot heed the SIGTERM that its supervisor's death sends
+        assert drain.is_running()
     small.process.kill()
     small.wait()
     assert drain.is_running()

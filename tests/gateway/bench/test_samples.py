@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.bench.samples import Percentiles, Sample, nearest_rank, reports, with_costs
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0.001, 1000), min_size=1, max_size=300), st.sampled_from([0.5, 0.95, 0.99]))
 def test_nearest_rank_is_the_smallest_value_that_enough_others_do_not_exceed(
     values: list[float], share: float
