@@ -81,7 +81,7 @@ def body(value: dict[str, Any], status: int = 200, *, after_s: float = 0.0, **he
 
 def error(status: int, code: str = "server_error", message: str = "no luck", **headers: str) -> Answer:
     value = {"error": {"message": message, "type": "server_error", "param": None, "code": code}}
-    return body(value, status, **headers)
+    return body(value, status, after_s=0.0, **headers)
 
 
 async def good(request: web.Request, asked: dict[str, Any]) -> web.StreamResponse:

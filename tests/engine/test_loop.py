@@ -193,11 +193,11 @@ class BrokenOnce:
     def forward(self, batch: ForwardBatch, cache: object) -> torch.Tensor:
         if self._poison in batch.token_ids.tolist():
             raise RuntimeError("kernel failure")
-        return self._model.forward(batch, cache)  # type: ignore[arg-type]
+        return self._model.forward(batch, cache)
 
 
 def test_a_failing_step_ends_its_requests_and_the_engine_serves_on(toy_model: Llama) -> None:
-    engine = make_engine(BrokenOnce(toy_model, poison=260))  # type: ignore[arg-type]
+    engine = make_engine(BrokenOnce(toy_model, poison=260))
     events = run_all(engine, [make_sequence("bad", [1, 260, 3]), make_sequence("beside", [4, 5])])
     assert {event.sequence_id for event in events} == {"bad", "beside"}
     assert all(isinstance(event.error, StepFailed) for event in events)

@@ -263,7 +263,7 @@ def test_every_target_is_either_a_candidate_or_rejected_and_nothing_twice(
 ) -> None:
     fleet = Fleet()
     for name, values in learnt.items():
-        seen(fleet, name, NOW, times=3, **values)
+        seen(fleet, name, NOW, times=3, result="ok", **values)
     rules = Policy("h", {}, ShapePolicy(objective=objective), explore=0.1)  # type: ignore[arg-type]
     known = catalog(*"abcde")
     decision = decide(query(stream=stream), known, rules, fleet, NOW, draw)

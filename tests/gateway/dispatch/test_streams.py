@@ -45,7 +45,7 @@ def test_a_caller_who_asks_for_usage_gets_every_byte(with_gateway: Prepare) -> N
 def test_events_cut_anywhere_and_comments_arrive_as_they_were_sent(with_gateway: Prepare) -> None:
     async def test(gateway: Gateway) -> None:
         text = chunk("héllo ✓")
-        pieces = [
+        pieces: list[bytes | float] = [
             b": ping\n\n",
             text[:17],
             0.02,
@@ -129,7 +129,7 @@ def test_deadlines_after_the_first_token(with_gateway: Prepare, limits: str, whi
 
 def test_a_slow_stream_that_keeps_talking_is_not_idle(with_gateway: Prepare) -> None:
     async def test(gateway: Gateway) -> None:
-        pieces = [part for index in range(8) for part in (chunk(f"{index}"), 0.1)]
+        pieces: list[bytes | float] = [part for index in range(8) for part in (chunk(f"{index}"), 0.1)]
         gateway.fakes["a"].script = [stream(*pieces, chunk(finish_reason="stop"), DONE)]
         _, _, raw = await gateway.post(STREAM)
         assert raw.endswith(DONE)
