@@ -1,6 +1,6 @@
 """One gateway worker as an ASGI app: the data plane's paths first, everything else to the control plane.
 
-Pure ASGI, no middleware. In: `Worker`, whose parts are put together in `gateway.worker`. Out: responses. The only
+Pure ASGI, no middleware. In: `Parts`, put together in `gateway.assemble`. Out: responses. This is the only
 place where an unexpected exception is caught; it is logged once, and the client gets a 500 in OpenAI's shape.
 """
 
