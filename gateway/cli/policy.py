@@ -45,14 +45,15 @@ def register(app: typer.Typer) -> None:
 
 
 def check_files(config: Path | None, policy: Path | None) -> Checked:
-    """Both files, read and checked. A broken deployment leaves target names in the policy unchecked."""
-    from gateway.config.load import load_deployment, load_policy, policy_text
+    """Both files, read and checked, each whatever the other says."""
+    from gateway.config.load import load_deployment, load_policy, policy_text, written_target_names
     from gateway.config.mistakes import ConfigError
     from gateway.supervise.options import DEFAULT_CONFIG, DEFAULT_POLICY
 
     mistakes: list[Mistake] = []
     deployment = loaded = None
     names = ["defaults", "default policy"]
+    config_path: Path | None = None
     try:
         config_path = options.existing(config, DEFAULT_CONFIG)
         names[0] = str(config_path or names[0])
@@ -62,7 +63,7 @@ def check_files(config: Path | None, policy: Path | None) -> Checked:
     try:
         policy_path = options.existing(policy, DEFAULT_POLICY)
         names[1] = str(policy_path or names[1])
-        known = deployment.target_names if deployment else None
+        known = deployment.target_names if deployment else written_target_names(config_path)
         loaded = load_policy(policy_text(policy_path), Path(names[1]).name, known)
     except ConfigError as error:
         mistakes += error.mistakes

@@ -19,12 +19,24 @@ PORTS = {"port": 8080, "engine_port": 8090, "dashboard_port": 8501}  # with thei
 
 
 def all_mistakes(data: Mapping[str, Any]) -> Found:
+    names = [_part(target, "name") for target in _targets(data)]
+    known = known_targets(data)
+    return [*_names(names, _has_bundled(data)), *_models(data.get("models"), known), *_ports(data)]
+
+
+def known_targets(data: Mapping[str, Any]) -> list[str]:
+    """The names that a policy may use, as far as they can be read from a file with mistakes."""
+    names = [_part(target, "name") for target in _targets(data)]
+    return [BUNDLED] * _has_bundled(data) + [name for name in names if isinstance(name, str)]
+
+
+def _targets(data: Mapping[str, Any]) -> list[Any]:
     listed = data.get("targets")
-    targets = listed if isinstance(listed, list | tuple) else ()
-    names = [_part(target, "name") for target in targets]
-    has_bundled = _engine_is_on(data) and "engine" not in [_part(target, "kind") for target in targets]
-    known = [BUNDLED] * has_bundled + [name for name in names if isinstance(name, str)]
-    return [*_names(names, has_bundled), *_models(data.get("models"), known), *_ports(data)]
+    return list(listed) if isinstance(listed, list | tuple) else []
+
+
+def _has_bundled(data: Mapping[str, Any]) -> bool:
+    return _engine_is_on(data) and "engine" not in [_part(target, "kind") for target in _targets(data)]
 
 
 def _part(value: Any, key: str) -> Any:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gateway.config.deployment import Deployment
+from gateway.config.deployment_checks import known_targets
 from gateway.config.environment import Expanded, expand, references
 from gateway.config.mistakes import ConfigError, KeyPath, Mistake
 from gateway.config.policy_file import PolicyFile
@@ -61,6 +62,18 @@ def parse_deployment(
         for index, name in keyless.items()
     }
     return LoadedDeployment(deployment, disabled, path)
+
+
+def written_target_names(path: Path | None) -> tuple[str, ...] | None:
+    """The target names of a deployment file that has mistakes, so that a policy can be checked beside it all the
+    same; None when the file cannot be read as a mapping."""
+    if path is None or not path.exists():
+        return LoadedDeployment(Deployment()).target_names
+    try:
+        values = parse(read_text(path), path.name).values
+    except ConfigError:
+        return None
+    return tuple(known_targets(values)) if isinstance(values, Mapping) else None
 
 
 def load_policy(text: str, source_name: str, target_names: Collection[str] | None) -> Policy:

@@ -12,7 +12,13 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from gateway.config.deployment import Deployment, EngineTarget
-from gateway.config.load import LoadedDeployment, load_deployment, load_policy, policy_text
+from gateway.config.load import (
+    LoadedDeployment,
+    load_deployment,
+    load_policy,
+    policy_text,
+    written_target_names,
+)
 from gateway.config.mistakes import ConfigError, Mistake
 
 DEFAULT_CONFIG = Path("sparkgate.yaml")
@@ -65,7 +71,7 @@ def make_plan(options: Options, env: Mapping[str, str]) -> Plan:
         load_policy(
             policy_text(policy),
             policy.name if policy else "policy.yaml",
-            loaded.target_names if loaded else None,
+            loaded.target_names if loaded else written_target_names(config),
         )
     except ConfigError as error:
         mistakes += error.mistakes

@@ -32,13 +32,25 @@ def test_files_in_the_working_directory_are_found() -> None:
 
 
 def test_mistakes_of_both_files_are_told_at_once() -> None:
-    Path("sparkgate.yaml").write_text("prot: 9000\nworkers: 0\n")
-    Path("policy.yaml").write_text("version: 1\nshaeps: {}\n")
+    Path("sparkgate.yaml").write_text(
+        "prot: 9000\nworkers: 0\ntargets:\n  - {name: deepseek, kind: openai, model: flash}\n"
+    )
+    Path("policy.yaml").write_text(
+        "version: 1\nshapes:\n"
+        "  short_chat: {objective: fastest, candidates: [engine, deepseek, claud]}\n  suport: {}\n"
+    )
     with pytest.raises(ConfigError) as found:
         make_plan(Options(), {})
     text = str(found.value)
-    assert len(found.value.mistakes) == 3, text
-    for place in ("sparkgate.yaml:1", "sparkgate.yaml:2", "policy.yaml:2"):
+    assert len(found.value.mistakes) == 6, text
+    for place in (
+        "sparkgate.yaml:1: prot:",
+        "sparkgate.yaml:2: workers:",
+        "sparkgate.yaml:4: targets[0].base_url:",
+        "policy.yaml:3: shapes.short_chat.objective:",
+        "policy.yaml:3: shapes.short_chat.candidates[2]: no target is called 'claud'; known: engine, deepseek",
+        "policy.yaml:4: shapes.suport:",
+    ):
         assert place in text
 
 

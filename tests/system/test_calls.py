@@ -261,7 +261,7 @@ def test_a_policy_edit_is_taken_over_and_a_broken_one_is_not(product: Product) -
     assert error.count("policy.yaml:2:") == 3
     assert product.get("/health").json()["policy"]["hash"] == good
     answer = client(product).chat.completions.with_raw_response.create(
-        model="auto",
+        model="auto/general",
         messages=ASK,
         max_tokens=2,
     )
