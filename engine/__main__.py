@@ -85,13 +85,24 @@ def _parser() -> argparse.ArgumentParser:
         )
     run.add_argument("--host", default="127.0.0.1")
     run.add_argument("--port", type=_port, default=8090)
-    run.add_argument("--dtype", choices=("auto", "bfloat16", "float32"), default="auto")
+    run.add_argument("--dtype", choices=("auto", "bfloat16", "float32", "w8a16"), default="auto")
     run.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     run.add_argument("--max-batch", type=_positive, default=16, help="sequences computed at once")
     run.add_argument("--kv-tokens", type=_positive, help="tokens the cache holds, all sequences together")
     run.add_argument("--prefill-chunk", type=_positive, help="prompt tokens computed in one step")
     run.add_argument("--threads", type=_positive, help="compute threads (default: one a core)")
     run.add_argument("--max-waiting", type=_natural, default=256, help="requests that may queue")
+    run.add_argument(
+        "--max-waiting-per-caller",
+        type=_natural,
+        help="requests that one named caller may have in the queue (default: a quarter of --max-waiting)",
+    )
+    run.add_argument(
+        "--no-prefix-cache",
+        dest="prefix_cache",
+        action="store_false",
+        help="compute every prompt from its first token, even where a beginning is known",
+    )
     return parser
 
 

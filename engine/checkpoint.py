@@ -18,7 +18,7 @@ from torch import Tensor
 
 from engine.errors import StartError
 
-SUPPORTED_TYPES = ("llama",)
+SUPPORTED_TYPES = ("llama", "qwen3")
 SUPPORTED_ROPE = ("default", "linear", "llama3")
 
 
@@ -36,7 +36,7 @@ class RopeConfig:
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """Everything the forward needs to know about a Llama-family model."""
+    """Everything the forward needs to know about a Llama or Qwen3 model."""
 
     vocab_size: int
     hidden_size: int
@@ -50,30 +50,40 @@ class ModelConfig:
     tied_embeddings: bool
     rope: RopeConfig
     eos_ids: frozenset[int]
+    has_head_norms: bool = False  # Qwen3: queries and keys are normed head by head before they are rotated
 
 
 def read_config(folder: Path) -> ModelConfig:
     """Read and check config.json (and generation_config.json for the end tokens)."""
-    raw = _read_json(folder / "config.json")
+    raw = read_json(folder / "config.json")
     if raw is None:
         raise StartError(f"{folder} has no config.json: it is not a Hugging Face model folder")
     model_type = raw.get("model_type")
     if model_type not in SUPPORTED_TYPES:
         supported = ", ".join(SUPPORTED_TYPES)
         raise StartError(f"{folder} holds a model of type {model_type!r}; this engine runs: {supported}")
-    for key in ("attention_bias", "mlp_bias"):
-        if raw.get(key):
-            raise StartError(f"{folder}: {key} is set; this engine runs Llama models without biases")
-    if raw.get("hidden_act", "silu") != "silu":
-        raise StartError(f"{folder}: hidden_act {raw['hidden_act']!r} is not supported, only silu")
-    generation = _read_json(folder / "generation_config.json") or {}
+    refuse_what_is_not_computed(folder, raw)
+    generation = read_json(folder / "generation_config.json") or {}
     try:
-        return _build_config(raw, generation)
+        return build_config(raw, generation)
     except KeyError as missing:
         raise StartError(f"{folder}/config.json lacks the key {missing}") from None
 
 
-def _build_config(raw: dict[str, Any], generation: dict[str, Any]) -> ModelConfig:
+def refuse_what_is_not_computed(folder: Path, raw: dict[str, Any]) -> None:
+    for key in ("attention_bias", "mlp_bias"):
+        if raw.get(key):
+            raise StartError(f"{folder}: {key} is set; this engine runs models without biases")
+    if raw.get("hidden_act", "silu") != "silu":
+        raise StartError(f"{folder}: hidden_act {raw['hidden_act']!r} is not supported, only silu")
+    if raw.get("use_sliding_window"):
+        raise StartError(f"{folder}: use_sliding_window is set; this engine runs full attention only")
+    other = set(raw.get("layer_types") or ()) - {"full_attention"}
+    if other:
+        raise StartError(f"{folder}: layer_types names {min(other)!r}; this engine runs full_attention only")
+
+
+def build_config(raw: dict[str, Any], generation: dict[str, Any]) -> ModelConfig:
     num_heads = raw["num_attention_heads"]
     max_positions = raw["max_position_embeddings"]
     return ModelConfig(
@@ -89,6 +99,7 @@ def _build_config(raw: dict[str, Any], generation: dict[str, Any]) -> ModelConfi
         tied_embeddings=bool(raw.get("tie_word_embeddings", False)),
         rope=_read_rope(raw, max_positions),
         eos_ids=_ids(raw.get("eos_token_id")) | _ids(generation.get("eos_token_id")),
+        has_head_norms=raw["model_type"] == "qwen3",
     )
 
 
@@ -112,7 +123,7 @@ def _read_rope(raw: dict[str, Any], max_positions: int) -> RopeConfig:
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
     """All tensors of the folder's safetensors files, memory-mapped where the library can."""
-    index = _read_json(folder / "model.safetensors.index.json")
+    index = read_json(folder / "model.safetensors.index.json")
     names = sorted(set(index["weight_map"].values())) if index else ["model.safetensors"]
     weights: dict[str, Tensor] = {}
     for name in names:
@@ -126,7 +137,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     return weights
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
+def read_json(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:

@@ -51,13 +51,16 @@ class BodyTooLarge(InvalidRequest):
 
 
 class QueueFull(EngineError):
-    """All running and waiting places are taken."""
+    """All running and waiting places are taken; `retry_after_s` is when one is expected to be free."""
 
     status = 429
     type = "rate_limit_error"
     code = "engine_overloaded"
     retryable = True
-    retry_after_s = 1
+
+    def __init__(self, message: str, *, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class Draining(EngineError):

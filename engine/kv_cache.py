@@ -1,8 +1,7 @@
-"""Paged keys and values: which blocks are free, and the memory they stand for.
+"""Paged keys and values: the memory that blocks stand for.
 
-A block holds `BLOCK_TOKENS` consecutive tokens of one sequence in every layer. The allocator deals in
-block numbers only; the cache owns the tensors and turns positions into slots. Neither knows when a
-sequence may have a block: that is the scheduler's decision.
+A block holds `BLOCK_TOKENS` consecutive tokens in every layer. The cache owns the tensors and turns
+positions into slots; which blocks are free, and who holds them, is `engine.blocks`' business.
 """
 
 from __future__ import annotations
@@ -16,30 +15,6 @@ BLOCK_TOKENS = 16
 
 def num_blocks_for(num_tokens: int) -> int:
     return -(-num_tokens // BLOCK_TOKENS)
-
-
-class BlockAllocator:
-    """Hands out block numbers and takes them back; most recently freed first, while it is warm."""
-
-    def __init__(self, num_blocks: int) -> None:
-        self.num_blocks = num_blocks
-        self._free = list(range(num_blocks - 1, -1, -1))
-        self._used: set[int] = set()
-
-    @property
-    def num_free(self) -> int:
-        return len(self._free)
-
-    def allocate(self, count: int) -> list[int]:
-        assert count <= len(self._free), "the scheduler promised more blocks than there are"
-        blocks = [self._free.pop() for _ in range(count)]
-        self._used.update(blocks)
-        return blocks
-
-    def free(self, blocks: list[int]) -> None:
-        for block in blocks:
-            self._used.remove(block)  # KeyError: freed twice, or never allocated
-            self._free.append(block)
 
 
 class KVCache:
@@ -57,12 +32,12 @@ class KVCache:
         self.num_blocks = num_blocks
         self.num_kv_heads = num_kv_heads
         shape = (num_blocks * BLOCK_TOKENS, 2 * num_kv_heads, head_dim)
-        self._layers = [_zeros(shape, dtype, device) for _ in range(num_layers)]
-        self._blocks = [layer.view(num_blocks, BLOCK_TOKENS, -1, head_dim) for layer in self._layers]
+        self.layers = [_zeros(shape, dtype, device) for _ in range(num_layers)]
+        self._blocks = [layer.view(num_blocks, BLOCK_TOKENS, -1, head_dim) for layer in self.layers]
 
     def write(self, layer: int, slots: Tensor, keys_values: Tensor) -> None:
         """Store `keys_values` [rows, 2 * kv_heads, head_dim] at `slots` [rows]."""
-        self._layers[layer].index_copy_(0, slots, keys_values)
+        self.layers[layer].index_copy_(0, slots, keys_values)
 
     def read(self, layer: int, block_ids: Tensor, batch: int) -> tuple[Tensor, Tensor]:
         """Gather the blocks [batch * blocks] of a batch: keys, values [batch, kv_heads, tokens, head_dim]."""

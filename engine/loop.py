@@ -8,31 +8,25 @@ from __future__ import annotations
 
 import logging
 import queue
-import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Protocol
 
 from engine.batch import build_batch, in_row_order
-from engine.errors import Draining, EngineError, QueueFull, StepFailed
-from engine.kv_cache import BLOCK_TOKENS, BlockAllocator, KVCache, num_blocks_for
-from engine.model import Llama
-from engine.rates import StepRates
+from engine.blocks import BlockAllocator
+from engine.commit import commit
+from engine.errors import Draining, EngineError, StepFailed
+from engine.kv_cache import BLOCK_TOKENS, KVCache, num_blocks_for
+from engine.model import Model
+from engine.observer import Observer
+from engine.places import PlaceLimits, Places
+from engine.prefix import publish_full_blocks, release, take_prefix
+from engine.rates import EndRate, StepRates, least
 from engine.sampler import Choice, sample
 from engine.scheduler import Chunk, Limits, Plan, plan_step
 from engine.sequence import Event, Sequence
+from engine.waiting import WaitingQueue
 
 log = logging.getLogger("engine")
-
-
-class Observer(Protocol):
-    """What the loop reports for metrics; see `engine.metrics`."""
-
-    def step_done(self, seconds: float) -> None: ...
-    def first_token(self, sequence: Sequence) -> None: ...
-    def preempted(self, count: int) -> None: ...
-    def ended(self, sequence: Sequence, reason: str) -> None: ...
 
 
 class Engine:
@@ -40,16 +34,18 @@ class Engine:
 
     def __init__(
         self,
-        model: Llama,
+        model: Model,
         *,
         limits: Limits,
         kv_tokens: int,
         max_waiting: int,
+        max_waiting_per_caller: int,
         deliver: Callable[[list[Event]], None],
+        prefix_cache: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         config = model.config
-        self.model, self.limits, self.max_waiting = model, limits, max_waiting
+        self.model, self.limits, self.prefix_cache = model, limits, prefix_cache
         self.allocator = BlockAllocator(num_blocks_for(kv_tokens))
         self.cache = KVCache(
             config.num_layers,
@@ -61,12 +57,13 @@ class Engine:
         )
         self.deliver, self.clock = deliver, clock
         self.observer: Observer | None = None
-        self.rates = StepRates()
-        self.running: list[Sequence] = []  # in order of arrival, like `waiting`
-        self.waiting: deque[Sequence] = deque()
+        self.rates, self.ends = StepRates(), EndRate()
+        self.running: list[Sequence] = []  # longest admitted first
+        self.waiting = WaitingQueue()
+        self.places = Places(
+            PlaceLimits(limits.max_batch, max_waiting, max_waiting_per_caller), self.next_end_s
+        )
         self._inbox: queue.SimpleQueue[Sequence | str | None] = queue.SimpleQueue()
-        self._open_lock = threading.Lock()
-        self._num_open = 0
         self.is_draining = False
         self._drain_until_s = 0.0
 
@@ -81,22 +78,36 @@ class Engine:
 
     @property
     def kv_used_fraction(self) -> float:
-        return 1.0 - self.allocator.num_free / self.allocator.num_blocks
+        """Share of the blocks that sequences hold; what is only kept for reuse counts as free."""
+        return self.allocator.num_held / self.allocator.num_blocks
 
     @property
     def num_open(self) -> int:
         """Sequences submitted and not yet ended."""
-        return self._num_open
+        return self.places.num_open
+
+    def next_end_s(self) -> float | None:
+        """Seconds until some sequence is expected to end: as lately, or when the next reaches its limit."""
+        running = self.running.copy()
+        limits = (
+            self.rates.finish_s(sequence.num_pending, sequence.max_tokens - sequence.num_tokens, len(running))
+            for sequence in running
+        )
+        return least([self.ends.mean_s, *limits])
+
+    def check_open(self, caller: str) -> None:
+        """Raise what `submit` would raise for a sequence of `caller`, before any work is put into it."""
+        if self.is_draining:
+            raise Draining("The engine is shutting down; send the request elsewhere.")
+        refusal = self.places.refusal(caller)
+        if refusal is not None:
+            raise refusal
 
     def submit(self, sequence: Sequence) -> None:
         """Queue a sequence that fits `max_context`. Raises `QueueFull` or `Draining`."""
         assert sequence.max_tokens <= self.max_context, "the HTTP side checks lengths"
-        if self.is_draining:
-            raise Draining("The engine is shutting down; send the request elsewhere.")
-        with self._open_lock:
-            if self._num_open >= self.limits.max_batch + self.max_waiting:
-                raise QueueFull(f"All {self.max_waiting} waiting places are taken; try again shortly.")
-            self._num_open += 1
+        self.check_open(sequence.caller)
+        self.places.enter(sequence.caller)
         sequence.arrived_s = self.clock()
         self._inbox.put(sequence)
 
@@ -131,7 +142,7 @@ class Engine:
             self.deliver(events)
 
     def _is_drained(self) -> bool:
-        return self.is_draining and (self._num_open == 0 or self.clock() >= self._drain_until_s)
+        return self.is_draining and (self.num_open == 0 or self.clock() >= self._drain_until_s)
 
     def take_commands(self, *, wait: bool = False) -> None:
         """Apply what `submit` and `cancel` left; with `wait`, sleep until there is something."""
@@ -139,13 +150,13 @@ class Engine:
             command = self._inbox.get()
             wait = False
             if isinstance(command, Sequence):
-                self.waiting.append(command)
+                self.waiting.add(command)
             elif command is not None:
                 self._cancel(command)
 
     def step(self) -> list[Event]:
         """Schedule, run, postprocess. A failure ends the sequences of this step only."""
-        plan = plan_step(self.running, self.waiting, self.allocator.num_free, self.limits)
+        plan = plan_step(self.running, self.waiting, self.allocator, self.limits)
         if not plan.chunks:
             return []
         begun = self.clock()
@@ -166,24 +177,34 @@ class Engine:
 
     def _apply(self, plan: Plan) -> None:
         for sequence in plan.preempted:
-            self._release(sequence)
+            release(sequence, self.allocator)
             self.running.remove(sequence)
-            self.waiting.appendleft(sequence)
-        for sequence in plan.admitted:
-            assert self.waiting[0] is sequence, "admission is in order of arrival"
-            self.running.append(self.waiting.popleft())
+            self.waiting.put_back(sequence)
+            self.places.paused(sequence.caller)
+        for admission in plan.admitted:
+            sequence = admission.sequence
+            self.waiting.take(sequence)
+            self.running.append(sequence)
+            self.places.began(sequence.caller)
+            take_prefix(sequence, self.allocator, list(admission.prefix))
             if sequence.admitted_s is None:
-                sequence.admitted_s = self.clock()
+                self._note_admission(sequence)
         for chunk in plan.chunks:
             sequence = chunk.sequence
             wanted = num_blocks_for(sequence.num_computed + chunk.num_tokens) - len(sequence.block_ids)
             sequence.block_ids += self.allocator.allocate(max(0, wanted))
 
+    def _note_admission(self, sequence: Sequence) -> None:
+        sequence.admitted_s = self.clock()
+        sequence.num_cached = sequence.num_computed
+        if self.observer:
+            self.observer.admitted(sequence)
+
     def _compute(self, chunks: list[Chunk], final: list[Chunk]) -> list[Choice]:
         config = self.model.config
         repeats = config.num_heads // config.num_kv_heads
         batch = build_batch(chunks, repeats, self.model.dtype, self.model.device)
-        logits = self.model.forward(batch, self.cache)  # [final, V]
+        logits = self.model.forward(batch, self.cache).logits  # [final, V]
         return sample(logits, [chunk.sequence for chunk in final]) if final else []
 
     def _postprocess(
@@ -192,43 +213,26 @@ class Engine:
         """Fills `events` one by one, so that a failure half-way loses none."""
         for chunk in chunks:
             chunk.sequence.num_computed += chunk.num_tokens
+            if self.prefix_cache:
+                publish_full_blocks(chunk.sequence, self.allocator)
         now = self.clock()
         for chunk, choice in zip(final, choices, strict=True):
             events.append(self._commit(chunk.sequence, choice, now))
 
     def _commit(self, sequence: Sequence, choice: Choice, now: float) -> Event:
-        """Append the token, show its text, end the sequence where it ends."""
-        sequence.output_ids.append(choice.token_id)
-        if sequence.first_token_s is None:
-            sequence.first_token_s = now
-            if self.observer:
-                self.observer.first_token(sequence)
-        is_end = choice.token_id in sequence.end_ids
-        offset = sequence.text.length
-        shown = "" if is_end else sequence.text.push(choice.token_id)
-        if is_end or sequence.text.is_stopped:
-            sequence.finish_reason = "stop"
-        elif len(sequence.output_ids) >= sequence.max_new_tokens:
-            sequence.finish_reason = "length"
-        timings = None
+        is_first = sequence.first_token_s is None
+        event = commit(sequence, choice, now)
+        if is_first and self.observer:
+            self.observer.first_token(sequence)
         if sequence.finish_reason is not None:
-            shown += sequence.text.close()
-            sequence.finished_s = now
-            timings = sequence.timings()
             self._end(sequence, sequence.finish_reason)
-        return Event(
-            sequence_id=sequence.id,
-            text=shown,
-            logprobs=() if is_end or choice.logprob is None else ((choice.logprob, offset),),
-            num_output=len(sequence.output_ids),
-            finish_reason=sequence.finish_reason,
-            timings=timings,
-        )
+        return event
 
     def _measure(self, plan: Plan, seconds: float) -> None:
         prefilled = sum(chunk.num_tokens for chunk in plan.chunks if chunk.num_tokens > 1)
         decoding = sum(1 for chunk in plan.chunks if chunk.num_tokens == 1)
         self.rates.observe(decoding, prefilled, seconds)
+        self.ends.observe(sum(1 for chunk in plan.chunks if chunk.sequence.finish_reason), seconds)
         if self.observer:
             self.observer.step_done(seconds)
             if plan.preempted:
@@ -245,18 +249,12 @@ class Engine:
 
     def _end(self, sequence: Sequence, reason: str) -> None:
         """The one way out: blocks back, place free, counted."""
-        self._release(sequence)
-        place: list[Sequence] | deque[Sequence] = self.running if sequence in self.running else self.waiting
-        place.remove(sequence)
-        with self._open_lock:
-            self._num_open -= 1
+        release(sequence, self.allocator)
+        was_running = sequence in self.running
+        (self.running if was_running else self.waiting).remove(sequence)
+        self.places.leave(sequence.caller, was_running=was_running)
         if self.observer:
             self.observer.ended(sequence, reason)
-
-    def _release(self, sequence: Sequence) -> None:
-        self.allocator.free(sequence.block_ids)
-        sequence.block_ids = []
-        sequence.num_computed = 0
 
     def warm_up(self, sequences: Iterable[Sequence]) -> None:
         """Run sequences to their end before anything is served, so that the first rates are measured ones."""
@@ -266,3 +264,4 @@ class Engine:
             self.take_commands()
             while self.running or self.waiting:
                 self.step()
+        self.ends = EndRate()  # these were no answers anybody asked for

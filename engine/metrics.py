@@ -22,7 +22,10 @@ class EngineMetrics:
         name = "sparkgate_engine_"
         self._requests = Counter(f"{name}requests", "Requests ended", ["finish_reason"], registry=registry)
         self._prompt_tokens = Counter(
-            f"{name}prompt_tokens", "Prompt tokens of ended requests", registry=registry
+            f"{name}prompt_tokens", "Prompt tokens of admitted requests", registry=registry
+        )
+        self._hit_tokens = Counter(
+            f"{name}prefix_hit_tokens", "Of these, tokens found in the prefix cache", registry=registry
         )
         self._completion_tokens = Counter(f"{name}completion_tokens", "Tokens generated", registry=registry)
         self._preemptions = Counter(f"{name}preemptions", "Sequences preempted", registry=registry)
@@ -45,13 +48,30 @@ class EngineMetrics:
             "running": ("Sequences being computed", lambda: len(engine.running)),
             "waiting": ("Sequences waiting", lambda: engine.num_open - len(engine.running)),
             "kv_used_fraction": ("Share of the cache's blocks in use", lambda: engine.kv_used_fraction),
+            "kv_cached_blocks": (
+                "Blocks that new requests can share",
+                lambda: engine.allocator.num_cached,
+            ),
         }
         for gauge, (text, value) in gauges.items():
             Gauge(f"{name}{gauge}", text, registry=registry).set_function(value)
         self.num_requests = 0
+        self.num_prompt_tokens = 0
+        self.num_hit_tokens = 0
+
+    @property
+    def prefix_hit_rate(self) -> float | None:
+        """Share of all prompt tokens that did not have to be computed; None before the first request."""
+        return self.num_hit_tokens / self.num_prompt_tokens if self.num_prompt_tokens else None
 
     def step_done(self, seconds: float) -> None:
         self._step.observe(seconds)
+
+    def admitted(self, sequence: Sequence) -> None:
+        self.num_prompt_tokens += len(sequence.prompt_ids)
+        self.num_hit_tokens += sequence.num_cached
+        self._prompt_tokens.inc(len(sequence.prompt_ids))
+        self._hit_tokens.inc(sequence.num_cached)
 
     def first_token(self, sequence: Sequence) -> None:
         assert sequence.admitted_s is not None
@@ -66,7 +86,6 @@ class EngineMetrics:
     def ended(self, sequence: Sequence, reason: str) -> None:
         self.num_requests += 1
         self._requests.labels(finish_reason=reason).inc()
-        self._prompt_tokens.inc(len(sequence.prompt_ids))
         self._completion_tokens.inc(len(sequence.output_ids))
 
     def render(self) -> bytes:

@@ -1,13 +1,17 @@
-"""The forward pass of Llama-family models over a ragged batch and a paged cache.
+"""The forward pass of Llama and Qwen3 models over a ragged batch and a paged cache.
 
-In: a `ForwardBatch` (built by `engine.batch`). Out: logits for the rows asked for; keys and values go
-to the cache. It does not know what a request is: rows of decoding, prefill chunks of any length and
-any mix of them look the same. N = rows, D = hidden size, H/K = heads/kv heads, d = head size.
+In: a `ForwardBatch` (built by `engine.batch`). Out: logits for the rows asked for, and the outputs of
+the layers a drafter reads; keys and values go to the cache. It does not know what a request is: rows
+of decoding, prefill chunks of any length and any mix of them look the same. N = rows, D = hidden size,
+H/K = heads/kv heads, d = head size.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -58,9 +62,30 @@ class ForwardBatch:
 
 
 @dataclass(frozen=True, slots=True)
+class Forwarded:
+    """What a forward computed. `features` is None where no layer's output was asked for."""
+
+    logits: Tensor  # [R, V] float32, the wanted rows
+    features: Tensor | None  # [N, layers * D], every row: the captured layers side by side
+
+
+class Model(Protocol):
+    """What runs the forward. `dtype` is that of keys, values and features; `number_format` names the weights'."""
+
+    config: ModelConfig
+    dtype: torch.dtype
+    device: torch.device
+    number_format: str
+
+    def forward(self, batch: ForwardBatch, cache: KVCache, capture: tuple[int, ...] = ()) -> Forwarded:
+        """Compute all rows, store their keys and values; `capture` names layers whose outputs are wanted."""
+
+
+@dataclass(frozen=True, slots=True)
 class Layer:
     attention_norm: Tensor
     qkv: Linear
+    head_norms: Tensor | None  # [H + K, d], queries' then keys' (Qwen3)
     attention_out: Linear
     mlp_norm: Tensor
     gate_up: SwiGLU
@@ -74,6 +99,7 @@ class Llama:
         self, config: ModelConfig, weights: dict[str, Tensor], dtype: torch.dtype, device: torch.device
     ) -> None:
         self.config, self.dtype, self.device = config, dtype, device
+        self.number_format = str(dtype).removeprefix("torch.")
         packed = can_pack(dtype, device)
 
         def load(name: str) -> Tensor:
@@ -91,6 +117,7 @@ class Llama:
                 Layer(
                     attention_norm=load(f"{at}.input_layernorm"),
                     qkv=linear(torch.cat([load(f"{at}.self_attn.{part}_proj") for part in "qkv"])),
+                    head_norms=self._head_norms(at, load) if config.has_head_norms else None,
                     attention_out=linear(load(f"{at}.self_attn.o_proj")),
                     mlp_norm=load(f"{at}.post_attention_layernorm"),
                     gate_up=PackedSwiGLU(gate, up) if packed else PlainSwiGLU(gate, up),
@@ -102,32 +129,58 @@ class Llama:
         self.head: Head = PackedHead(head) if packed else PlainHead(head)
         self.cosine, self.sine = rotary_table(config, dtype, device)  # [positions, 1, d] each
 
+    def _head_norms(self, at: str, load: Callable[[str], Tensor]) -> Tensor:
+        """The weights of both norms, repeated for the heads they act on: [H + K, d]."""
+        config = self.config
+        queries, keys = load(f"{at}.self_attn.q_norm"), load(f"{at}.self_attn.k_norm")
+        return torch.cat([queries.expand(config.num_heads, -1), keys.expand(config.num_kv_heads, -1)])
+
     @torch.inference_mode()
-    def forward(self, batch: ForwardBatch, cache: KVCache) -> Tensor:
-        """Compute all rows, store their keys and values, return float32 logits [R, V]."""
+    def forward(self, batch: ForwardBatch, cache: KVCache, capture: tuple[int, ...] = ()) -> Forwarded:
+        """Compute all rows, store their keys and values.
+
+        `capture` names layers by index, strictly increasing, the last one excluded: their outputs (the
+        residual stream before the next norm) become the features. ValueError where it does not.
+        """
+        check_capture(capture, self.config.num_layers)
+        features = None
+        if capture:
+            shape = (len(batch.token_ids), len(capture), self.config.hidden_size)
+            features = torch.empty(shape, dtype=self.dtype, device=self.device)  # [N, layers, D]
         hidden = F.embedding(batch.token_ids, self.embedding)  # [N, D]
         cosine = self.cosine.index_select(0, batch.positions)  # [N, 1, d]
         sine = self.sine.index_select(0, batch.positions)
         for index, layer in enumerate(self.layers):
             normed = self._norm(hidden, layer.attention_norm)
-            attended = self._attend(index, layer.qkv(normed), cosine, sine, batch, cache)
+            attended = self._attend(index, layer, layer.qkv(normed), cosine, sine, batch, cache)
             hidden = layer.attention_out.add_to(hidden, attended)
             normed = self._norm(hidden, layer.mlp_norm)
             hidden = layer.mlp_out.add_to(hidden, layer.gate_up(normed))
+            if features is not None and index in capture:
+                features[:, capture.index(index)] = hidden
         wanted = self._norm(hidden.index_select(0, batch.logit_rows), self.final_norm)
-        return self.head(wanted)
+        return Forwarded(self.head(wanted), features.flatten(1) if features is not None else None)
 
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
         return F.rms_norm(x, (x.shape[-1],), weight, self.config.norm_eps)
 
     def _attend(
-        self, index: int, qkv: Tensor, cosine: Tensor, sine: Tensor, batch: ForwardBatch, cache: KVCache
+        self,
+        index: int,
+        layer: Layer,
+        qkv: Tensor,
+        cosine: Tensor,
+        sine: Tensor,
+        batch: ForwardBatch,
+        cache: KVCache,
     ) -> Tensor:
         """qkv [N, (H + 2K) * d] -> attention output [N, H * d]; the new keys and values are stored first."""
         config = self.config
         num_heads, num_rotated = config.num_heads, config.num_heads + config.num_kv_heads
         heads = qkv.view(-1, num_rotated + config.num_kv_heads, config.head_dim)  # [N, H + 2K, d]
         rotated = heads[:, :num_rotated]
+        if layer.head_norms is not None:
+            rotated.copy_(F.rms_norm(rotated, (config.head_dim,), None, config.norm_eps) * layer.head_norms)
         # roll puts each half where the other was; the sign of rotate-half is in the sine table
         turned = torch.addcmul(rotated * cosine, rotated.roll(config.head_dim // 2, -1), sine)
         rotated.copy_(turned)
@@ -155,3 +208,16 @@ class Llama:
         out = F.scaled_dot_product_attention(folded, keys, values, attn_mask=group.mask)
         out = out.view(group.batch, config.num_kv_heads, shared, group.width, config.head_dim)
         return out.permute(0, 3, 1, 2, 4).reshape(count, config.num_heads * config.head_dim)
+
+
+def check_capture(capture: tuple[int, ...], num_layers: int) -> None:
+    """ValueError unless these are layers whose outputs drafters may read.
+
+    The last layer is refused: training and evaluation tools disagree on whether its output is normed.
+    """
+    rising = all(low < high for low, high in pairwise(capture))
+    if not rising or any(not 0 <= index < num_layers - 1 for index in capture):
+        raise ValueError(
+            f"captured layers {list(capture)} must rise strictly within 0 to {num_layers - 2}; "
+            f"the last of {num_layers} layers cannot be captured"
+        )

@@ -33,6 +33,7 @@ def sample(logits: Tensor, sequences: Ordered[Sequence]) -> list[Choice]:
     for row, sequence in enumerate(sequences):
         if sequence.sampling.has_penalties:
             penalise(logits[row], sequence)
+        suppress_ends(logits[row], sequence, len(sequence.output_ids))
     chosen = logits.argmax(dim=-1)  # [R]
     drawing = [row for row, sequence in enumerate(sequences) if not sequence.sampling.is_greedy]
     if drawing:
@@ -63,6 +64,12 @@ def penalise(logits: Tensor, sequence: Sequence) -> None:
         ids = torch.from_numpy(generated).to(logits.device)
         times = torch.from_numpy(counts).to(logits.device, torch.float32)
         logits[ids] -= sampling.presence_penalty + sampling.frequency_penalty * times
+
+
+def suppress_ends(logits: Tensor, sequence: Sequence, place: int) -> None:
+    """Rule out, in one row [V] in place, what may not yet be the answer's token number `place` (from 0)."""
+    if place < sequence.min_new_tokens and sequence.suppressed_ids:
+        logits[torch.tensor(sorted(sequence.suppressed_ids), device=logits.device)] = float("-inf")
 
 
 def candidate_probs(logits: Tensor, sequences: Ordered[Sequence]) -> Tensor:

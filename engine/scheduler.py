@@ -1,8 +1,8 @@
-"""Decides what the next step computes: a pure function of the sequences and the free blocks.
+"""Decides what the next step computes: a pure function of the sequences and the blocks.
 
-Oldest first, always: a sequence may take blocks from younger ones (they are preempted and computed
-again later), never from older ones, so the oldest always advances and every request ends. Nothing is
-changed here; the loop acts on the returned plan.
+Longest admitted first, always: a sequence may take blocks from those admitted after it (they are
+preempted and computed again later), never from those before it, so the first always advances and every
+request ends. Nothing is changed here; the loop acts on the returned plan.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from engine.blocks import BlockAllocator
 from engine.kv_cache import BLOCK_TOKENS, num_blocks_for
+from engine.prefix import find_prefix
 from engine.sequence import Sequence
 
 
@@ -36,53 +38,134 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True)
+class Admission:
+    """A waiting sequence that begins, with the cached blocks of its longest known beginning."""
+
+    sequence: Sequence
+    prefix: tuple[int, ...] = ()
+
+    @property
+    def num_pending(self) -> int:
+        return self.sequence.num_tokens - len(self.prefix) * BLOCK_TOKENS
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """The step: give back the blocks of `preempted`, move `admitted` in, then compute `chunks`."""
 
     chunks: tuple[Chunk, ...] = ()
-    admitted: tuple[Sequence, ...] = ()
+    admitted: tuple[Admission, ...] = ()
     preempted: tuple[Sequence, ...] = ()  # youngest first
 
 
 def plan_step(
-    running: Iterable[Sequence], waiting: Iterable[Sequence], num_free: int, limits: Limits
+    running: Iterable[Sequence], waiting: Iterable[Sequence], allocator: BlockAllocator, limits: Limits
 ) -> Plan:
-    """Plan one step. `running` and `waiting` are in order of arrival; blocks are counted, not chosen."""
-    alive = list(running)
-    free, budget, promised = num_free, limits.prefill_chunk, 0
+    """Plan one step. `running` is in order of admission, `waiting` in the order to admit in."""
+    alive, free = list(running), FreeBlocks(allocator)
+    admitted = _admit(alive, waiting, free, allocator, limits)
+    pending = {sequence: sequence.num_pending for sequence in alive}
+    pending |= {admission.sequence: admission.num_pending for admission in admitted}
+    counts = share_prefill(pending, limits.prefill_chunk)
+    chunks, preempted = _claim(alive, counts, free)
+    fresh = [admission.sequence for admission in admitted]
+    chunks += [Chunk(sequence, counts[sequence]) for sequence in fresh if counts[sequence]]
+    return Plan(tuple(chunks), tuple(admitted), tuple(preempted))
+
+
+class FreeBlocks:
+    """Counts how many blocks a plan would leave free. A shared one comes free with its last holder."""
+
+    def __init__(self, allocator: BlockAllocator) -> None:
+        self.count = allocator.num_free
+        self._allocator = allocator
+        self._change: dict[int, int] = {}  # holders, by block
+
+    def share(self, blocks: Iterable[int]) -> None:
+        for block in blocks:
+            if self._holders(block) == 0:
+                self.count -= 1
+            self._change[block] = self._change.get(block, 0) + 1
+
+    def release(self, blocks: Iterable[int]) -> None:
+        for block in blocks:
+            self._change[block] = self._change.get(block, 0) - 1
+            if self._holders(block) == 0:
+                self.count += 1
+
+    def num_idle(self, blocks: Iterable[int]) -> int:
+        """How many of `blocks` nobody would hold."""
+        return sum(1 for block in blocks if self._holders(block) == 0)
+
+    def _holders(self, block: int) -> int:
+        return self._allocator.holders(block) + self._change.get(block, 0)
+
+
+def _admit(
+    alive: list[Sequence],
+    waiting: Iterable[Sequence],
+    free: FreeBlocks,
+    allocator: BlockAllocator,
+    limits: Limits,
+) -> list[Admission]:
+    """Take in whoever fits beside all that the running ones still have to compute; nobody is passed."""
+    promised = sum(_blocks_wanted(sequence, sequence.num_pending) for sequence in alive)
+    admitted: list[Admission] = []
+    for sequence in waiting:
+        if len(alive) + len(admitted) >= limits.max_batch or promised >= free.count:
+            break
+        prefix = find_prefix(sequence, allocator)
+        # Whole prompt and one more block, so that an admission is not undone by the next step.
+        whole = num_blocks_for(min(sequence.num_tokens + BLOCK_TOKENS, sequence.max_tokens)) - len(prefix)
+        if promised + whole + free.num_idle(prefix) > free.count:
+            break
+        free.share(prefix)
+        promised += whole
+        admitted.append(Admission(sequence, tuple(prefix)))
+    return admitted
+
+
+def share_prefill(pending: dict[Sequence, int], budget: int) -> dict[Sequence, int]:
+    """How many tokens each sequence computes, given how many it has pending, longest admitted first.
+
+    One for those that decode. Of the prefill budget half goes by age, so that a long prompt is always
+    read on, and half to whoever has least left, so that a short one need not wait for it. Equal prompts
+    are finished one after the other, which ends each of them no later than reading all at once would.
+    """
+    counts = {sequence: int(left == 1) for sequence, left in pending.items()}
+    reading = [sequence for sequence, left in pending.items() if left > 1]
+    by_need = sorted(reading, key=lambda sequence: pending[sequence])
+    for order, share in ((reading, budget - budget // 2), (by_need, budget // 2), (reading, budget)):
+        share = min(share, budget)
+        for sequence in order:
+            count = min(share, pending[sequence] - counts[sequence])
+            counts[sequence] += count
+            share -= count
+            budget -= count
+    return counts
+
+
+def _claim(
+    alive: list[Sequence], counts: dict[Sequence, int], free: FreeBlocks
+) -> tuple[list[Chunk], list[Sequence]]:
+    """Blocks for the running ones, preempting from the end of `alive` where they run out."""
     chunks: list[Chunk] = []
     preempted: list[Sequence] = []
     index = 0
     while index < len(alive):
         sequence = alive[index]
         index += 1
-        count = 1 if sequence.num_pending == 1 else min(sequence.num_pending, budget)
-        while _blocks_wanted(sequence, count) > free and alive[-1] is not sequence:
+        count = counts[sequence]
+        while _blocks_wanted(sequence, count) > free.count and alive[-1] is not sequence:
             victim = alive.pop()
-            free += len(victim.block_ids)
+            free.release(victim.block_ids)
             preempted.append(victim)
-        count = min(count, _room(sequence, free))
+        count = min(count, _room(sequence, free.count))
         if count == 0:
             continue  # no budget, or no blocks while older ones hold them: it waits with what it has
-        free -= _blocks_wanted(sequence, count)
-        if sequence.num_pending > 1:
-            budget -= count
-            promised += _blocks_wanted(sequence, sequence.num_pending) - _blocks_wanted(sequence, count)
+        free.count -= _blocks_wanted(sequence, count)
         chunks.append(Chunk(sequence, count))
-    admitted: list[Sequence] = []
-    if not preempted:
-        for sequence in waiting:
-            # Whole prompt and one more block, so that an admission is not undone by the next step.
-            whole = num_blocks_for(min(sequence.num_tokens + BLOCK_TOKENS, sequence.max_tokens))
-            if len(alive) + len(admitted) >= limits.max_batch or budget == 0 or whole > free - promised:
-                break
-            count = min(sequence.num_pending, budget)
-            budget -= count
-            free -= num_blocks_for(count)
-            promised += whole - num_blocks_for(count)
-            admitted.append(sequence)
-            chunks.append(Chunk(sequence, count))
-    return Plan(tuple(chunks), tuple(admitted), tuple(preempted))
+    return chunks, preempted
 
 
 def _blocks_wanted(sequence: Sequence, count: int) -> int:

@@ -75,10 +75,16 @@ class Sequence:
     sampling: Sampling
     max_new_tokens: int
     text: TextSink
-    end_ids: frozenset[int] = frozenset()
+    end_ids: frozenset[int] = frozenset()  # tokens that end the answer
+    min_new_tokens: int = 0
+    suppressed_ids: frozenset[int] = frozenset()  # tokens not chosen before `min_new_tokens` are out
+    caller: str = ""  # whose turn it uses in the queue; empty: the one all share who give no name
     output_ids: list[int] = field(default_factory=list)
     num_computed: int = 0
     block_ids: list[int] = field(default_factory=list)
+    block_digests: list[bytes] = field(default_factory=list)  # names of its full blocks, see `engine.prefix`
+    num_published: int = 0  # of `block_ids`: full blocks that others can find
+    num_cached: int = 0  # prompt tokens found in the cache when it was first admitted
     finish_reason: FinishReason | None = None
     arrived_s: float = 0.0
     admitted_s: float | None = None
@@ -100,7 +106,11 @@ class Sequence:
 
     def pending_ids(self, count: int) -> list[int]:
         """The next `count` tokens to be computed."""
-        start, num_prompt = self.num_computed, len(self.prompt_ids)
+        return self.token_ids(self.num_computed, count)
+
+    def token_ids(self, start: int, count: int) -> list[int]:
+        """`count` tokens of prompt and answer together, from position `start` on."""
+        num_prompt = len(self.prompt_ids)
         if start >= num_prompt:
             return self.output_ids[start - num_prompt : start - num_prompt + count]
         ids = self.prompt_ids[start : start + count]

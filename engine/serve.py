@@ -17,18 +17,18 @@ from pathlib import Path
 import torch
 from starlette.applications import Starlette
 
-from engine.checkpoint import ModelConfig, read_config, read_weights
+from engine.checkpoint import read_config
 from engine.errors import StartError
-from engine.fetch import FetchedModel, Progress, fetch_model
+from engine.fetch import Progress, fetch_model
 from engine.http.app import build_app
 from engine.http.bridge import Bridge
 from engine.http.generate import Served
 from engine.http.prompts import PromptReader
 from engine.http.server import HttpServer
-from engine.linear import has_fast_bfloat16
+from engine.load import choose_format, load_model
 from engine.loop import Engine
 from engine.metrics import EngineMetrics
-from engine.model import Llama
+from engine.model import Model
 from engine.scheduler import Limits
 from engine.sequence import Sampling, Sequence
 from engine.text import TextStream
@@ -56,6 +56,8 @@ class ServeOptions:
     prefill_chunk: int | None = None
     threads: int | None = None
     max_waiting: int = 256
+    max_waiting_per_caller: int | None = None
+    prefix_cache: bool = True
 
 
 def serve(options: ServeOptions, progress: Progress) -> None:
@@ -66,11 +68,10 @@ def serve(options: ServeOptions, progress: Progress) -> None:
             torch.set_num_threads(options.threads)
         sys.setswitchinterval(0.001)  # how long HTTP work may hold up the model between two operators
         device = choose_device(options.device)
-        dtype = choose_dtype(options.dtype, device)
         fetched = fetch_model(options.model, options.data_dir, progress)
         config = read_config(fetched.folder)
         tokenizer = ModelTokenizer(fetched.folder)
-        model = load_model(config, fetched, dtype, device)
+        model = load_model(config, fetched.folder, choose_format(options.dtype, device), device)
         http = HttpServer()
         bridge = Bridge(http.loop)
         engine = build_engine(options, model, bridge)
@@ -85,16 +86,7 @@ def serve(options: ServeOptions, progress: Progress) -> None:
         log.info("stopped")
 
 
-def load_model(config: ModelConfig, fetched: FetchedModel, dtype: torch.dtype, device: torch.device) -> Llama:
-    try:
-        return Llama(config, read_weights(fetched.folder), dtype, device)
-    except KeyError as missing:
-        raise StartError(f"{fetched.folder} lacks the tensor {missing}") from None
-    except torch.OutOfMemoryError:
-        raise StartError(f"{fetched.name} does not fit into the memory of {device}") from None
-
-
-def build_engine(options: ServeOptions, model: Llama, bridge: Bridge) -> Engine:
+def build_engine(options: ServeOptions, model: Model, bridge: Bridge) -> Engine:
     on_cpu = model.device.type == "cpu"
     chunk = options.prefill_chunk or (256 if on_cpu else 2048)
     kv_tokens = options.kv_tokens or max(model.config.max_positions, 4 * 8192)
@@ -103,8 +95,17 @@ def build_engine(options: ServeOptions, model: Llama, bridge: Bridge) -> Engine:
         limits=Limits(options.max_batch, chunk),
         kv_tokens=kv_tokens,
         max_waiting=options.max_waiting,
+        max_waiting_per_caller=waiting_per_caller(options),
+        prefix_cache=options.prefix_cache,
         deliver=bridge.deliver,
     )
+
+
+def waiting_per_caller(options: ServeOptions) -> int:
+    """As asked, else a quarter of the queue, so that one caller's burst leaves room for others."""
+    if options.max_waiting_per_caller is not None:
+        return options.max_waiting_per_caller
+    return -(-options.max_waiting // 4)
 
 
 def assemble(name: str, engine: Engine, bridge: Bridge, tokenizer: ModelTokenizer) -> Starlette:
@@ -122,19 +123,18 @@ def description(name: str, engine: Engine, listener: socket.socket, ready_s: flo
     """One line for the log."""
     model = engine.model
     host, port = listener.getsockname()[:2]
-    number_format = str(model.dtype).removeprefix("torch.")
     return (
-        f"{name} ({number_format} on {model.device}, {torch.get_num_threads()} threads, "
+        f"{name} ({model.number_format} on {model.device}, {torch.get_num_threads()} threads, "
         f"{engine.kv_total_tokens} kv tokens) at http://{host}:{port}, ready after {ready_s:.1f} s"
     )
 
 
 def warm_up(engine: Engine) -> None:
-    """Two short sequences: the first pays for set-up, the second is measured."""
+    """Two short sequences: the first pays for set-up, the second, which begins otherwise, is measured."""
     sequences = (
         Sequence(
             id=f"warm-up-{number}",
-            prompt_ids=[1] * min(_WARM_UP_PROMPT, engine.max_context - _WARM_UP_ANSWER),
+            prompt_ids=[number + 1] * min(_WARM_UP_PROMPT, engine.max_context - _WARM_UP_ANSWER),
             sampling=Sampling(temperature=0.0),
             max_new_tokens=_WARM_UP_ANSWER,
             text=TextStream(lambda token_id: b""),
@@ -150,13 +150,6 @@ def choose_device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise StartError("--device cuda: this PyTorch sees no CUDA device; use --device cpu or auto")
     return torch.device(name)
-
-
-def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    if name == "auto":
-        fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else has_fast_bfloat16()
-        return torch.bfloat16 if fast else torch.float32
-    return {"bfloat16": torch.bfloat16, "float32": torch.float32}[name]
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -175,7 +168,7 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def fingerprint(name: str, model: Llama) -> str:
+def fingerprint(name: str, model: Model) -> str:
     """Changes when equal seeds may give different answers: other model, number format or library."""
-    parts = f"{name} {model.config} {model.dtype} {model.device.type} {torch.__version__}"
+    parts = f"{name} {model.config} {model.number_format} {model.device.type} {torch.__version__}"
     return "fp_" + hashlib.sha256(parts.encode()).hexdigest()[:10]

@@ -59,6 +59,8 @@ class InfoEndpoints:
                 "max_batch": engine.limits.max_batch,
                 "kv_used_fraction": round(engine.kv_used_fraction, 6),
                 "kv_total_tokens": engine.kv_total_tokens,
+                "kv_cached_blocks": engine.allocator.num_cached,
+                "prefix_hit_rate": _rounded(self._metrics.prefix_hit_rate),
                 "max_context_tokens": engine.max_context,
                 "prefill_tokens_per_s": round(engine.rates.prefill_tokens_per_s, 2),
                 "decode_tokens_per_s": round(engine.rates.decode_tokens_per_s, 2),
@@ -113,6 +115,10 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
 
 async def _on_bug(request: Request, error: Exception) -> Response:
     return _json(error_json(StepFailed("The engine failed while handling this request.")), 500)
+
+
+def _rounded(share: float | None) -> float | None:
+    return None if share is None else round(share, 6)
 
 
 def _json(body: Json, status: int = 200, headers: dict[str, str] | None = None) -> Response:

@@ -31,6 +31,8 @@ from engine.sequence import Event, Sequence, Timings
 log = logging.getLogger("engine")
 
 MAX_BODY_BYTES = 16 * 1024 * 1024
+CALLER_HEADER = "x-sparkgate-caller"
+_LONGEST_CALLER = 200
 _LONG_PROMPT = 20_000  # characters; tokenizing more than that would hold up the other streams
 _STREAM_HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -61,15 +63,18 @@ class GenerationEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         served = self._served
         try:
-            request = self._read(await read_json(Request(scope, receive)))
+            incoming = Request(scope, receive)
+            caller = read_caller(incoming)
+            request = self._read(await read_json(incoming))
             check_model(request.model, served.model)
+            served.engine.check_open(caller)
             head = AnswerHead(
                 self._shape.id_prefix + secrets.token_hex(12),
                 int(time.time()),
                 served.model,
                 served.fingerprint,
             )
-            sequence = await self._build_sequence(request, head.id)
+            sequence = await self._build_sequence(request, head.id, caller)
             async with aclosing(served.bridge.run(served.engine, sequence, receive)) as events:
                 answer = Answer(head, self._shape, request, sequence, served.prompts)
                 if request.stream:
@@ -79,11 +84,11 @@ class GenerationEndpoint:
         except (ClientGone, ClientDisconnect, OSError):
             return
 
-    async def _build_sequence(self, request: GenerationRequest, sequence_id: str) -> Sequence:
+    async def _build_sequence(self, request: GenerationRequest, sequence_id: str, caller: str) -> Sequence:
         build = self._served.prompts.build_sequence
         if request.num_characters > _LONG_PROMPT:
-            return await asyncio.to_thread(build, request, sequence_id)
-        return build(request, sequence_id)
+            return await asyncio.to_thread(build, request, sequence_id, caller)
+        return build(request, sequence_id, caller)
 
 
 class Answer:
@@ -178,6 +183,16 @@ class Answer:
             count += 1
         ready, self._unsent = self._unsent[:count], self._unsent[count:]
         return self._shape.logprobs(ready, self._tokenizer) if ready or not self._request.stream else None
+
+
+def read_caller(request: Request) -> str:
+    """Whose turn the request uses; without the header it is one that all such requests share."""
+    caller = request.headers.get(CALLER_HEADER, "")
+    if len(caller) > _LONGEST_CALLER:
+        raise InvalidRequest(
+            f"The header {CALLER_HEADER} is longer than {_LONGEST_CALLER} characters.", param=CALLER_HEADER
+        )
+    return caller
 
 
 async def read_json(request: Request) -> dict[str, Any]:

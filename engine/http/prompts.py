@@ -24,19 +24,37 @@ class PromptReader:
     vocab_size: int
     max_context: int
 
-    def build_sequence(self, request: GenerationRequest, sequence_id: str) -> Sequence:
+    def build_sequence(self, request: GenerationRequest, sequence_id: str, caller: str) -> Sequence:
         """Raises `InvalidRequest` or `ContextTooLong`."""
+        self._check_stop_ids(request)
         prompt_ids = self._encode(request)
         if not prompt_ids:
             raise InvalidRequest("The prompt is empty; give at least one token.", param="prompt")
+        max_new_tokens = self._answer_limit(len(prompt_ids), request)
+        if request.min_new_tokens > max_new_tokens:
+            raise InvalidRequest(
+                f"'min_tokens' is {request.min_new_tokens}, but the answer may have at most "
+                f"{max_new_tokens} tokens.",
+                param="min_tokens",
+            )
         return Sequence(
             id=sequence_id,
             prompt_ids=prompt_ids,
             sampling=request.sampling,
-            max_new_tokens=self._answer_limit(len(prompt_ids), request),
-            text=TextStream(self.tokenizer.token_bytes, request.stops),
-            end_ids=frozenset() if request.ignore_end else self.end_ids,
+            max_new_tokens=max_new_tokens,
+            text=TextStream(self.tokenizer.token_bytes, request.stops, request.min_new_tokens),
+            end_ids=request.stop_ids | (frozenset() if request.ignore_end else self.end_ids),
+            min_new_tokens=request.min_new_tokens,
+            suppressed_ids=request.stop_ids | self.end_ids,  # vLLM's rule: the model's own even if ignored
+            caller=caller,
         )
+
+    def _check_stop_ids(self, request: GenerationRequest) -> None:
+        wrong = next((token for token in request.stop_ids if not 0 <= token < self.vocab_size), None)
+        if wrong is not None:
+            raise InvalidRequest(f"Token id {wrong} is not in the vocabulary.", param="stop_token_ids")
+        if request.min_new_tokens and len(request.stop_ids | self.end_ids) >= self.vocab_size:
+            raise InvalidRequest("'min_tokens' leaves no token to choose.", param="stop_token_ids")
 
     def _encode(self, request: GenerationRequest) -> list[int]:
         if request.prompt_ids is not None:

@@ -31,6 +31,8 @@ class GenerationRequest:
     stream: bool = False
     include_usage: bool = False
     ignore_end: bool = False
+    min_new_tokens: int = 0
+    stop_ids: frozenset[int] = frozenset()
     messages: list[Message] = field(default_factory=list)
     prompt: str | None = None
     prompt_ids: list[int] | None = None
@@ -111,6 +113,8 @@ def _read_common(fields: Fields, *, top_logprobs: int | None, **given: Any) -> G
         stream=stream,
         include_usage=options.flag("include_usage"),
         ignore_end=fields.flag("ignore_eos"),
+        min_new_tokens=fields.integer("min_tokens", 0) or 0,
+        stop_ids=_read_stop_ids(fields),
         **given,
     )
 
@@ -143,6 +147,15 @@ def _read_stops(fields: Fields) -> tuple[str, ...]:
     if "" in stops:
         raise fields.invalid("stop", "a stop string must not be empty.")
     return tuple(stops)
+
+
+def _read_stop_ids(fields: Fields) -> frozenset[int]:
+    value = fields.raw("stop_token_ids")
+    if value is None:
+        return frozenset()
+    if not isinstance(value, list) or not all(type(token) is int for token in value):
+        raise fields.wrong_type("stop_token_ids", "an array of token ids")
+    return frozenset(value)
 
 
 def _read_messages(fields: Fields) -> list[Message]:

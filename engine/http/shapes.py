@@ -140,4 +140,5 @@ def usage(sequence: Sequence) -> Json:
         "prompt_tokens": num_prompt,
         "completion_tokens": num_output,
         "total_tokens": num_prompt + num_output,
+        "prompt_tokens_details": {"cached_tokens": sequence.num_cached},
     }

@@ -46,7 +46,7 @@ class EngineSettings(Strict):
 
     enabled: bool = True
     model: str = "smollm2-135m-instruct"
-    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    dtype: Literal["auto", "bfloat16", "float32", "w8a16"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     max_batch: PositiveInt = 16
     threads: PositiveInt | None = None

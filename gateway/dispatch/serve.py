@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from random import random
+from urllib.parse import quote
 
 import orjson
 
@@ -113,6 +114,8 @@ class _Walk:
         target = self.shared.catalog.targets[name]
         body = self.call.body_for(target)
         headers = {**self.call.pass_headers, "X-Request-Id": self.tally.exchange.request_id}
+        if target.kind == "engine":  # whose queue is fair over callers
+            headers["X-Sparkgate-Caller"] = quote(self.tally.exchange.caller)
         request = UpstreamCall(self.call.path, body, self.call.query.stream, headers)
         started = self.tally.begin(name, str(body.get("model") or target.model))
         timeouts = self.decision.timeouts

@@ -61,6 +61,8 @@ def test_rope_parameters_of_new_and_old_files_mean_the_same(tmp_path: Path) -> N
         ({"hidden_act": "gelu"}, "gelu"),
         ({"rope_scaling": {"type": "yarn", "factor": 4}}, "yarn"),
         ({"model_type": None}, "None"),
+        ({"model_type": "qwen3", "use_sliding_window": True}, "use_sliding_window"),
+        ({"model_type": "qwen3", "layer_types": ["full_attention", "linear"]}, "'linear'"),
     ],
 )
 def test_what_would_be_computed_wrongly_is_refused(

@@ -1,42 +1,10 @@
 from __future__ import annotations
 
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.kv_cache import BLOCK_TOKENS, BlockAllocator, KVCache, num_blocks_for, slot_of
-
-
-@given(st.lists(st.integers(0, 6), max_size=60), st.randoms(use_true_random=False))
-def test_blocks_are_never_shared_nor_lost(sizes: list[int], random: object) -> None:
-    allocator = BlockAllocator(24)
-    held: list[list[int]] = []
-    for size in sizes:
-        if size <= allocator.num_free:
-            held.append(allocator.allocate(size))
-        elif held:
-            allocator.free(held.pop(random.randrange(len(held))))  # type: ignore[attr-defined]
-        in_use = [block for blocks in held for block in blocks]
-        assert len(set(in_use)) == len(in_use)
-        assert set(in_use) <= set(range(24))
-        assert allocator.num_free + len(in_use) == 24
-    for blocks in held:
-        allocator.free(blocks)
-    assert sorted(allocator.allocate(24)) == list(range(24))
-
-
-def test_a_block_cannot_be_freed_twice() -> None:
-    allocator = BlockAllocator(4)
-    blocks = allocator.allocate(2)
-    allocator.free(blocks)
-    with pytest.raises(KeyError):
-        allocator.free(blocks)
-
-
-def test_allocating_more_than_is_free_is_a_bug() -> None:
-    with pytest.raises(AssertionError):
-        BlockAllocator(2).allocate(3)
+from engine.kv_cache import BLOCK_TOKENS, KVCache, num_blocks_for, slot_of
 
 
 @given(st.integers(0, 10_000))

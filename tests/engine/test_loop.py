@@ -8,8 +8,9 @@ import torch
 from transformers import LlamaForCausalLM
 
 from engine.errors import Draining, QueueFull, StepFailed
+from engine.kv_cache import KVCache
 from engine.loop import Engine
-from engine.model import ForwardBatch, Llama
+from engine.model import ForwardBatch, Forwarded, Llama
 from engine.sequence import Event, Sampling, Sequence
 from tests.engine.toy import make_engine, make_sequence, run_all
 
@@ -21,9 +22,13 @@ class Recorder:
         self.num_preempted, self.num_steps = 0, 0
         self.reasons: dict[str, str] = {}
         self.first_tokens: list[str] = []
+        self.num_cached = 0
 
     def step_done(self, seconds: float) -> None:
         self.num_steps += 1
+
+    def admitted(self, sequence: Sequence) -> None:
+        self.num_cached += sequence.num_cached
 
     def first_token(self, sequence: Sequence) -> None:
         self.first_tokens.append(sequence.id)
@@ -190,7 +195,7 @@ class BrokenOnce:
         self._model, self._poison = model, poison
         self.config, self.dtype, self.device = model.config, model.dtype, model.device
 
-    def forward(self, batch: ForwardBatch, cache: object) -> torch.Tensor:
+    def forward(self, batch: ForwardBatch, cache: KVCache) -> Forwarded:
         if self._poison in batch.token_ids.tolist():
             raise RuntimeError("kernel failure")
         return self._model.forward(batch, cache)

@@ -1,12 +1,14 @@
-"""The forward against transformers' LlamaForCausalLM on a toy model, in float32."""
+"""The forward against transformers' Llama and Qwen3 on toy models, in float32."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
@@ -16,7 +18,9 @@ from engine.linear import has_fast_bfloat16
 from engine.model import Llama
 from engine.scheduler import Chunk
 from engine.sequence import Sequence
-from tests.engine.toy import load_toy, make_sequence, write_toy_model
+from tests.engine.toy import load_toy, make_sequence, write_toy_model, write_toy_qwen3
+
+PARITY = Path(__file__).parents[1] / "fixtures" / "dspark_parity"
 
 DEVICES = [
     "cpu",
@@ -27,8 +31,9 @@ DEVICES = [
 class Runner:
     """Computes chunks with blocks handed out from scattered places."""
 
-    def __init__(self, model: Llama, num_blocks: int = 64) -> None:
-        self.model = model
+    def __init__(self, model: Llama, num_blocks: int = 64, capture: tuple[int, ...] = ()) -> None:
+        self.model, self.capture = model, capture
+        self.features: Tensor | None = None  # of the last run
         config = model.config
         self.cache = KVCache(
             config.num_layers, num_blocks, config.num_kv_heads, config.head_dim, model.dtype, model.device
@@ -44,7 +49,8 @@ class Runner:
                 sequence.block_ids.append(self.free.pop(0))
         repeats = self.model.config.num_heads // self.model.config.num_kv_heads
         batch = build_batch(chunks, repeats, self.model.dtype, self.model.device)
-        logits = self.model.forward(batch, self.cache).cpu()
+        forwarded = self.model.forward(batch, self.cache, self.capture)
+        self.features, logits = forwarded.features, forwarded.logits.cpu()
         final = [chunk.sequence.id for chunk in chunks if chunk.is_final]
         for chunk in chunks:
             chunk.sequence.num_computed += chunk.num_tokens
@@ -143,6 +149,49 @@ def test_variants_of_the_architecture_equal_transformers(tmp_path: Path, changes
     ids = tokens(200, seed=8)
     ours = Runner(load_toy(tmp_path)).run((make_sequence("a", ids), len(ids)))
     assert_close(ours["a"], last_logits(reference, ids))
+
+
+@pytest.mark.parametrize("changes", [{}, {"tie_word_embeddings": False, "head_dim": 20}])
+def test_qwen3_equals_transformers(tmp_path: Path, changes: dict[str, Any]) -> None:
+    reference = write_toy_qwen3(tmp_path, **changes)
+    sequence, runner = make_sequence("a", tokens(90, seed=8)), Runner(load_toy(tmp_path))
+    runner.run((sequence, 70))
+    assert_close(runner.run((sequence, 20))["a"], last_logits(reference, sequence.prompt_ids))
+    sequence.output_ids.append(5)
+    assert_close(runner.run((sequence, 1))["a"], last_logits(reference, [*sequence.prompt_ids, 5]))
+
+
+@torch.inference_mode()
+def test_captured_layers_are_the_residual_stream_after_them(
+    toy_model: Llama, toy_reference: LlamaForCausalLM
+) -> None:
+    ids, runner = tokens(40, seed=5), Runner(toy_model, capture=(0, 1))
+    logits = runner.run((make_sequence("a", ids), 40))["a"]
+    output = toy_reference(torch.tensor([ids]), output_hidden_states=True)
+    assert runner.features is not None
+    assert_close(runner.features, torch.cat(output.hidden_states[1:3], dim=-1)[0])
+    assert_close(logits, output.logits[0, -1])
+
+
+def test_the_parity_target_has_the_published_features_and_logits() -> None:
+    folder = PARITY / "target"
+    expected = load_file(folder / "expected.safetensors")
+    layers = tuple(json.loads((folder / "expected.json").read_text())["target_layer_ids"])
+    runner = Runner(load_toy(folder), capture=layers)
+    ids = expected["input_ids"][0].tolist()
+    logits = runner.run((make_sequence("a", ids), len(ids)))["a"]
+    assert runner.features is not None
+    for ours, theirs in (
+        (runner.features, expected["context_feature"][0]),
+        (logits, expected["logits"][0, -1]),
+    ):
+        assert (ours - theirs).abs().max() <= 2e-4 * theirs.abs().max()
+
+
+@pytest.mark.parametrize("capture", [(1, 1), (1, 0), (2,), (-1,), (0, 3)])
+def test_layers_that_cannot_be_captured_are_refused(toy_model: Llama, capture: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="the last of 3 layers cannot be captured"):
+        Runner(toy_model, capture=capture).run((make_sequence("a", [1]), 1))
 
 
 @pytest.mark.skipif(not has_fast_bfloat16(), reason="no bfloat16 instructions")

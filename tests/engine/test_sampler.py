@@ -178,3 +178,45 @@ def test_logprobs_without_alternatives_have_none() -> None:
     choice = sample(torch.zeros(1, 4), [sequence_with(Sampling(temperature=0.0, top_logprobs=0))])[0]
     assert choice.logprob is not None
     assert choice.logprob.top == ()
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.3])
+def test_suppressed_tokens_come_only_after_the_minimum(temperature: float) -> None:
+    favourite = torch.full((1, VOCAB), -1.0)
+    favourite[0, 7] = 50.0
+    sequence = make_sequence(
+        "s",
+        [1],
+        sampling=Sampling(temperature=temperature, top_logprobs=1),
+        min_new_tokens=2,
+        suppressed_ids=frozenset({7}),
+    )
+    chosen = []
+    for _ in range(3):
+        (choice,) = sample(favourite.clone(), [sequence])
+        sequence.output_ids.append(choice.token_id)
+        chosen.append(choice.token_id == 7)
+        assert choice.logprob is not None
+        assert choice.logprob.top[0][0] == 7  # log probabilities stay the model's own
+    assert chosen == [False, False, True]
+
+
+def test_a_minimum_leaves_other_draws_alone() -> None:
+    """A draw is the same wherever suppressing took no probability away."""
+    logits = torch.randn(1, VOCAB, generator=torch.Generator().manual_seed(3))
+    logits[0, 7] = float("-inf")
+
+    def draws(min_new_tokens: int) -> list[int]:
+        sequence = make_sequence(
+            "s",
+            [1],
+            sampling=Sampling(seed=5),
+            min_new_tokens=min_new_tokens,
+            suppressed_ids=frozenset({7}),
+        )
+        for _ in range(20):
+            (choice,) = sample(logits.clone(), [sequence])
+            sequence.output_ids.append(choice.token_id)
+        return sequence.output_ids
+
+    assert draws(0) == draws(10) == draws(20)

@@ -53,7 +53,11 @@ def test_the_official_client_reads_a_stream(client: openai.OpenAI) -> None:
             texts += [choice.delta.content or "" for choice in chunk.choices]
             usage = chunk.usage or usage
     assert "".join(texts) == whole.choices[0].message.content
-    assert usage == whole.usage
+    assert usage is not None
+    assert whole.usage is not None
+    assert (usage.prompt_tokens, usage.completion_tokens) == (37, whole.usage.completion_tokens)
+    assert usage.prompt_tokens_details is not None
+    assert usage.prompt_tokens_details.cached_tokens == 32  # the beginning was computed just before
 
 
 def test_the_official_client_reads_completions_and_models(client: openai.OpenAI) -> None:
@@ -109,17 +113,22 @@ def test_a_full_queue_refuses_and_a_signal_lets_open_answers_end(
     start_engine: StartEngine, model_folder: Path
 ) -> None:
     engine = start_engine(
-        "--model", str(model_folder), "--max-batch", "1", "--max-waiting", "0", "--threads", "1"
+        *("--model", str(model_folder), "--threads", "1", "--max-batch", "1"),
+        *("--max-waiting", "1", "--max-waiting-per-caller", "0"),
     )
     url = f"{engine.url}/v1/chat/completions"
     question = {"model": model_folder.name, "messages": QUESTION, "ignore_eos": True, "max_tokens": 60}
     answers: list[httpx.Response] = []
-    asking = threading.Thread(target=lambda: answers.append(httpx.post(url, json=question, timeout=120)))
+    headers = {"X-Sparkgate-Caller": "someone"}
+    asking = threading.Thread(
+        target=lambda: answers.append(httpx.post(url, json=question, headers=headers, timeout=120))
+    )
     asking.start()
     engine.wait_for_state(lambda state: state["running"] == 1)
-    refused = httpx.post(url, json=question)
+    refused = httpx.post(url, json=question, headers=headers)
     assert (refused.status_code, refused.json()["error"]["code"]) == (429, "engine_overloaded")
-    assert int(refused.headers["retry-after"]) >= 1
+    assert "of this caller" in refused.json()["error"]["message"]
+    assert 1 <= int(refused.headers["retry-after"]) <= 60  # sixty tokens, faster than one a second
     engine.process.terminate()
     engine.wait_for_state(lambda state: state["draining"] is True)
     late = httpx.post(url, json=question)

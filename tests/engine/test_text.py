@@ -75,3 +75,33 @@ def test_stops_cut_where_a_reader_of_characters_would_cut(pieces: list[str], sto
 def test_length_counts_what_was_decoded(chunks: list[bytes]) -> None:
     shown, stream = show(chunks, ("\x00never\x00",))
     assert stream.length == len("".join(shown))
+
+
+def test_a_stop_string_counts_only_when_completed_after_the_deaf_tokens() -> None:
+    def shown(num_deaf: int) -> str:
+        pieces = [b"one ", b"two ", b"th", b"ree ", b"two "]
+        stream = TextStream(lambda token_id: pieces[token_id], ("two", "three"), num_deaf)
+        text = ""
+        for token_id in range(len(pieces)):
+            text += stream.push(token_id)
+            if stream.is_stopped:
+                return text
+        return text + stream.close()
+
+    assert shown(0) == shown(1) == "one "
+    assert shown(2) == shown(3) == "one two "  # "three" begins in a deaf token's text and ends after it
+    assert shown(4) == "one two three "
+    assert shown(5) == "one two three two "
+
+
+@given(byte_chunks, st.integers(0, 30))
+def test_deaf_tokens_change_no_text(chunks: list[bytes], num_deaf: int) -> None:
+    deaf = TextStream(lambda token_id: chunks[token_id], ("a", "bc"), num_deaf)
+    free = stream_of(chunks)
+    for token_id in range(len(chunks)):
+        deaf.push(token_id)
+        free.push(token_id)
+        if deaf.is_stopped:
+            assert token_id >= num_deaf
+            return
+        assert deaf.length == free.length

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
 from engine.checkpoint import read_config, read_weights
 from engine.loop import Engine
@@ -28,33 +28,48 @@ TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] "
     "+ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
+TOY_SETTINGS: dict[str, Any] = {
+    "vocab_size": 264,
+    "hidden_size": 48,
+    "intermediate_size": 80,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "max_position_embeddings": MAX_POSITIONS,
+    "rms_norm_eps": 1e-5,
+    "initializer_range": 0.2,
+    "tie_word_embeddings": True,
+    "bos_token_id": None,
+    "eos_token_id": 257,
+    "pad_token_id": 257,
+}
 
 
 def write_toy_model(folder: Path, **changes: Any) -> LlamaForCausalLM:
-    """Write a small random model to `folder` and return transformers' own copy of it."""
-    settings: dict[str, Any] = {
-        "vocab_size": 264,
-        "hidden_size": 48,
-        "intermediate_size": 80,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 6,
-        "num_key_value_heads": 2,
-        "head_dim": 16,
-        "max_position_embeddings": MAX_POSITIONS,
-        "rms_norm_eps": 1e-5,
-        "initializer_range": 0.2,
-        "tie_word_embeddings": True,
-        "bos_token_id": None,
-        "eos_token_id": 257,
-        "pad_token_id": 257,
-    }
+    """Write a small random Llama to `folder` and return transformers' own copy of it."""
     torch.manual_seed(11)
-    reference = LlamaForCausalLM(LlamaConfig(**{**settings, **changes})).eval()
+    reference = LlamaForCausalLM(LlamaConfig(**{**TOY_SETTINGS, **changes})).eval()
+    _save(reference, folder)
+    return reference
+
+
+def write_toy_qwen3(folder: Path, **changes: Any) -> Qwen3ForCausalLM:
+    """The same for Qwen3; the norms of its heads are made to matter."""
+    torch.manual_seed(12)
+    reference = Qwen3ForCausalLM(Qwen3Config(**{**TOY_SETTINGS, **changes})).eval()
+    for layer in reference.model.layers:
+        for norm in (layer.self_attn.q_norm, layer.self_attn.k_norm):
+            torch.nn.init.uniform_(norm.weight, 0.5, 2.0)
+    _save(reference, folder)
+    return reference
+
+
+def _save(reference: PreTrainedModel, folder: Path) -> None:
     reference.save_pretrained(folder)
     byte_tokenizer().save(str(folder / "tokenizer.json"))
     tokenizer_settings = {"eos_token": END, "chat_template": TEMPLATE}
     (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer_settings), encoding="utf-8")
-    return reference
 
 
 def byte_tokenizer() -> Tokenizer:
@@ -79,6 +94,9 @@ def make_sequence(
     sampling: Sampling | None = None,
     end_ids: frozenset[int] = frozenset(),
     stops: tuple[str, ...] = (),
+    caller: str = "",
+    min_new_tokens: int = 0,
+    suppressed_ids: frozenset[int] = frozenset(),
     token_bytes: Callable[[int], bytes] = lambda token_id: bytes([token_id % 128]),
 ) -> Sequence:
     """A greedy sequence unless told otherwise."""
@@ -87,13 +105,23 @@ def make_sequence(
         prompt_ids=prompt_ids,
         sampling=sampling or Sampling(temperature=0.0),
         max_new_tokens=max_new_tokens,
-        text=TextStream(token_bytes, stops),
+        text=TextStream(token_bytes, stops, min_new_tokens),
         end_ids=end_ids,
+        caller=caller,
+        min_new_tokens=min_new_tokens,
+        suppressed_ids=suppressed_ids,
     )
 
 
 def make_engine(
-    model: Llama, *, max_batch: int = 4, chunk: int = 16, kv_tokens: int = 512, max_waiting: int = 1000
+    model: Llama,
+    *,
+    max_batch: int = 4,
+    chunk: int = 16,
+    kv_tokens: int = 512,
+    max_waiting: int = 1000,
+    max_waiting_per_caller: int = 1000,
+    prefix_cache: bool = True,
 ) -> Engine:
     """An engine that is stepped by hand."""
     return Engine(
@@ -101,6 +129,8 @@ def make_engine(
         limits=Limits(max_batch, chunk),
         kv_tokens=kv_tokens,
         max_waiting=max_waiting,
+        max_waiting_per_caller=max_waiting_per_caller,
+        prefix_cache=prefix_cache,
         deliver=lambda events: None,
     )
 

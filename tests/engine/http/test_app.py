@@ -125,6 +125,16 @@ WRONG_CHATS: list[tuple[dict[str, Any], int, str, str]] = [
     ({"response_format": "json"}, 400, "response_format", "invalid_type"),
     ({"modalities": ["text", "audio"]}, 400, "modalities", "unsupported_parameter"),
     ({"audio": {"voice": "x"}}, 400, "audio", "unsupported_parameter"),
+    ({"min_tokens": -1}, 400, "min_tokens", "invalid_value"),
+    ({"min_tokens": 1.0}, 400, "min_tokens", "invalid_type"),
+    ({"min_tokens": 6, "max_tokens": 5}, 400, "min_tokens", "invalid_value"),
+    ({"min_tokens": MAX_POSITIONS}, 400, "min_tokens", "invalid_value"),
+    ({"ignore_eos": "yes"}, 400, "ignore_eos", "invalid_type"),
+    ({"stop_token_ids": 5}, 400, "stop_token_ids", "invalid_type"),
+    ({"stop_token_ids": [1, True]}, 400, "stop_token_ids", "invalid_type"),
+    ({"stop_token_ids": [264]}, 400, "stop_token_ids", "invalid_value"),
+    ({"stop_token_ids": [-1]}, 400, "stop_token_ids", "invalid_value"),
+    ({"stop_token_ids": list(range(264)), "min_tokens": 1}, 400, "stop_token_ids", "invalid_value"),
     ({"sparkgate": "off"}, 400, "sparkgate", "invalid_type"),
 ]
 
@@ -175,6 +185,12 @@ def test_bodies_that_are_no_json_object(client: httpx.Client, body: bytes) -> No
 def test_a_huge_body_is_refused(client: httpx.Client) -> None:
     answer = client.post("/v1/completions", content=b" " * (17 * 1024 * 1024))
     assert_error(answer, 413, None, "request_too_large")
+
+
+def test_a_callers_name_has_a_limit(client: httpx.Client) -> None:
+    body = {"model": "toy", "prompt": "Hi", "max_tokens": 0}
+    answer = client.post("/v1/completions", json=body, headers={"X-Sparkgate-Caller": "x" * 201})
+    assert_error(answer, 400, "x-sparkgate-caller", "invalid_value")
 
 
 def test_unknown_paths_models_and_methods(client: httpx.Client) -> None:

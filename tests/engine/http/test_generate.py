@@ -91,6 +91,7 @@ def test_a_chat_stream_opens_with_the_role_and_closes_with_the_reason(client: ht
 def test_usage_comes_in_a_chunk_of_its_own_when_asked_for(
     client: httpx.Client, path: str, body: dict[str, Any]
 ) -> None:
+    ask(client, path, body)  # so that both of the following find the same beginning known
     chunks = stream(client, path, {**body, "stream_options": {"include_usage": True}})
     assert chunks[-1]["choices"] == []
     assert chunks[-1]["usage"] == ask(client, path, body)["usage"]
@@ -199,6 +200,8 @@ def test_metrics_and_state_count_requests(toy_server: EngineProcess, client: htt
         "max_batch",
         "kv_used_fraction",
         "kv_total_tokens",
+        "kv_cached_blocks",
+        "prefix_hit_rate",
         "max_context_tokens",
         "prefill_tokens_per_s",
         "decode_tokens_per_s",
@@ -210,6 +213,33 @@ def test_metrics_and_state_count_requests(toy_server: EngineProcess, client: htt
     assert "1" in state["steps_per_s"]  # type: ignore[operator]
 
 
+def counters(client: httpx.Client) -> dict[str, float]:
+    families = text_string_to_metric_families(client.get("/metrics").text)
+    return {sample.name: sample.value for family in families for sample in family.samples}
+
+
+def test_a_known_beginning_shows_in_usage_metrics_and_state(
+    toy_server: EngineProcess, client: httpx.Client
+) -> None:
+    asked = {**COMPLETION, "prompt": "The same forty characters, said again. " * 3}
+    before = counters(client)
+    first, second = (ask(client, "/v1/completions", asked)["usage"] for _ in range(2))
+    assert first["prompt_tokens"] == second["prompt_tokens"] == 117
+    assert first["prompt_tokens_details"] == {"cached_tokens": 0}
+    assert second["prompt_tokens_details"] == {"cached_tokens": 112}
+    after = counters(client)
+    name = "sparkgate_engine_prompt_tokens_total"
+    assert after[name] - before[name] == 2 * 117
+    name = "sparkgate_engine_prefix_hit_tokens_total"
+    assert after[name] - before[name] == 112
+    state = toy_server.state()
+    hit_rate = after[name] / after["sparkgate_engine_prompt_tokens_total"]
+    assert state["prefix_hit_rate"] == pytest.approx(hit_rate, abs=1e-6)
+    assert state["kv_used_fraction"] == 0.0
+    assert state["kv_cached_blocks"] == after["sparkgate_engine_kv_cached_blocks"]
+    assert after["sparkgate_engine_kv_cached_blocks"] >= 8
+
+
 def test_metrics_have_their_names(client: httpx.Client) -> None:
     ask(client, "/v1/completions", COMPLETION)
     names = {family.name for family in text_string_to_metric_families(client.get("/metrics").text)}
@@ -218,7 +248,9 @@ def test_metrics_have_their_names(client: httpx.Client) -> None:
         "running",
         "waiting",
         "kv_used_fraction",
+        "kv_cached_blocks",
         "prompt_tokens",
+        "prefix_hit_tokens",
         "completion_tokens",
         "step_seconds",
         "queue_seconds",

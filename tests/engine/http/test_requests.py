@@ -46,6 +46,9 @@ def test_every_field_arrives() -> None:
             "top_logprobs": 3,
             "stream": True,
             "stream_options": {"include_usage": True},
+            "ignore_eos": True,
+            "min_tokens": 4,
+            "stop_token_ids": [3, 9],
         }
     )
     sampling = request.sampling
@@ -58,6 +61,8 @@ def test_every_field_arrives() -> None:
     assert (sampling.seed, sampling.top_logprobs) == (2**64 - 5, 3)
     assert (request.stops, request.max_new_tokens) == (("a", "b"), 7)
     assert (request.stream, request.include_usage) == (True, True)
+    assert (request.ignore_end, request.min_new_tokens) == (True, 4)
+    assert request.stop_ids == {3, 9}
 
 
 def test_text_parts_are_joined_and_developers_speak_as_system() -> None:

@@ -1,0 +1,1 @@
+"""Drafters: cheap guesses at the next tokens, for the target to verify."""

@@ -1,0 +1,242 @@
+"""From a drafter's folder to a drafter, ready to run beside its target.
+
+Every tensor's shape is checked against the config and the target; embeddings and heads that equal the
+target's share its storage; tensors nobody asked for are reported. The layout is decided in
+`engine.drafters.settings`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from engine.checkpoint import read_weights
+from engine.drafters.base import Drafter
+from engine.drafters.chain import ChainDrafter, Eagle3Fusion, MtpFusion
+from engine.drafters.dspark import BlockDrafter
+from engine.drafters.layers import Attention, DraftLayer, RotaryTable, swiglu
+from engine.drafters.markov import GatedHead, MarkovHead, RecurrentHead, VanillaHead
+from engine.drafters.settings import DraftSettings, read_settings
+from engine.drafters.tensors import DraftTensors
+from engine.errors import StartError
+from engine.linear import Head, PackedHead, PlainHead, can_pack
+from engine.rope import rotary_table
+
+KNOWN_EXTRAS = frozenset({"t2d", "verifier_norm.weight", "verifier_lm_head.weight"})  # the target has them
+
+
+@dataclass(frozen=True, slots=True)
+class TargetParts:
+    """What a drafter needs to know of its target, and may share with it."""
+
+    num_layers: int
+    embedding: Tensor  # [V, D] in the format that the drafter shall run in, on its device
+    head_weight: Tensor  # [V, D]
+    head: Head  # computes with `head_weight`
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A drafter and what is to be told about its file."""
+
+    drafter: Drafter
+    shares_embedding: bool
+    shares_head: bool
+    unused: tuple[str, ...]  # tensors of the file that nothing reads
+
+
+def load_drafter(folder: Path, target: TargetParts, *, threshold: float = 0.0) -> Loaded:
+    """Load a DSpark, DFlash, Eagle3 or MTP-1 drafter. StartError where it does not fit or is ambiguous.
+
+    `threshold` is the confidence below which a DSpark proposal ends. Rotary tables, norms and products
+    are in the format of the target's embedding.
+    """
+    settings = read_settings(folder)
+    _check_target(folder, settings, target)
+    tensors = DraftTensors(folder, read_weights(folder), target.embedding)
+    embedding, shares_embedding = _embedding(tensors, target)
+    vocabulary = _vocabulary(tensors, settings, target)
+    head, shares_head = _head(tensors, settings, target)
+    shared = _Shared(settings, tensors, embedding, vocabulary, head, _rotary(settings, target.embedding))
+    drafter: Drafter
+    if settings.kind == "dspark":
+        drafter = _block_drafter(shared, threshold)
+    elif settings.kind == "eagle3":
+        drafter = _eagle3(shared)
+    else:
+        drafter = _mtp(shared)
+    unused = sorted(set(tensors.stored) - tensors.used - KNOWN_EXTRAS)
+    if settings.kind == "mtp":  # its file may be the target's own
+        unused = [name for name in unused if name.startswith("mtp.")]
+    return Loaded(drafter, shares_embedding, shares_head, tuple(unused))
+
+
+@dataclass(frozen=True, slots=True)
+class _Shared:
+    """What every kind is built from."""
+
+    settings: DraftSettings
+    tensors: DraftTensors
+    embedding: Tensor
+    vocabulary: Tensor | None
+    head: Head
+    rotary: RotaryTable
+
+
+def _check_target(folder: Path, settings: DraftSettings, target: TargetParts) -> None:
+    config, (vocab_size, hidden_size) = folder / "config.json", target.embedding.shape
+    for key, ours, theirs in (
+        ("hidden_size", settings.layers.hidden_size, hidden_size),
+        ("vocab_size", settings.layers.vocab_size, vocab_size),
+        ("num_target_layers", settings.num_target_layers, target.num_layers),
+    ):
+        if ours is not None and ours != theirs:
+            raise StartError(f"{config}: {key} is {ours}, the target's is {theirs}: not a drafter for it")
+    if any(one >= target.num_layers - 1 for one in settings.target_layer_ids):
+        raise StartError(
+            f"{config}: features of layers {list(settings.target_layer_ids)} are wanted; "
+            f"of {target.num_layers} target layers the last cannot be read"
+        )
+
+
+def _embedding(tensors: DraftTensors, target: TargetParts) -> tuple[Tensor, bool]:
+    stored = tensors.maybe("embed_tokens.weight", *target.embedding.shape)
+    if stored is None or torch.equal(stored, target.embedding):
+        return target.embedding, True
+    return stored, False
+
+
+def _head(tensors: DraftTensors, settings: DraftSettings, target: TargetParts) -> tuple[Head, bool]:
+    vocab_size = settings.draft_vocab_size or settings.layers.vocab_size
+    stored = tensors.maybe("lm_head.weight", vocab_size, settings.layers.hidden_size)
+    if settings.draft_vocab_size is None and (stored is None or torch.equal(stored, target.head_weight)):
+        return target.head, True
+    if stored is None:
+        raise StartError(f"{tensors.folder} lacks the tensor lm_head.weight for its own vocabulary")
+    return (PackedHead(stored) if can_pack(stored.dtype, stored.device) else PlainHead(stored)), False
+
+
+def _vocabulary(tensors: DraftTensors, settings: DraftSettings, target: TargetParts) -> Tensor | None:
+    """Target ids of the drafter's ids: the file stores by how much each is further."""
+    if settings.draft_vocab_size is None:
+        tensors.maybe("d2t", settings.layers.vocab_size)
+        return None
+    offsets = tensors.take("d2t", settings.draft_vocab_size)
+    ids = torch.arange(len(offsets), device=offsets.device) + offsets.long()
+    if int(ids.min()) < 0 or int(ids.max()) >= len(target.embedding) or len(ids.unique()) != len(ids):
+        raise StartError(f"{tensors.folder}: d2t does not map to distinct tokens of the target")
+    return ids
+
+
+def _rotary(settings: DraftSettings, like: Tensor) -> RotaryTable:
+    return RotaryTable(*rotary_table(settings.layers, like.dtype, like.device))
+
+
+def _layer(shared: _Shared, at: str, attention_in: int) -> DraftLayer:
+    config, tensors = shared.settings.layers, shared.tensors
+    hidden, eps, own = config.hidden_size, config.norm_eps, f"{at}.self_attn"
+    kv_size = config.num_kv_heads * config.head_dim
+    gate = tensors.take(f"{at}.mlp.gate_proj.weight", config.intermediate_size, hidden)
+    up = tensors.take(f"{at}.mlp.up_proj.weight", config.intermediate_size, hidden)
+    attention = Attention(
+        queries=tensors.projection(f"{own}.q_proj", attention_in, config.num_heads * config.head_dim),
+        keys_values=tensors.projection(own, attention_in, kv_size, kv_size, parts=("k_proj", "v_proj")),
+        out=tensors.projection(f"{own}.o_proj", config.num_heads * config.head_dim, hidden),
+        query_norm=tensors.norm(f"{own}.q_norm", config.head_dim, eps),
+        key_norm=tensors.norm(f"{own}.k_norm", config.head_dim, eps),
+        num_kv_heads=config.num_kv_heads,
+        head_dim=config.head_dim,
+    )
+    return DraftLayer(
+        input_norm=tensors.norm(f"{at}.input_layernorm", hidden, eps),
+        attention=attention,
+        mlp_norm=tensors.norm(f"{at}.post_attention_layernorm", hidden, eps),
+        gate_up=swiglu(gate, up),
+        mlp_out=tensors.projection(f"{at}.mlp.down_proj", config.intermediate_size, hidden),
+    )
+
+
+def _block_drafter(shared: _Shared, threshold: float) -> BlockDrafter:
+    settings, tensors = shared.settings, shared.tensors
+    hidden, eps = settings.layers.hidden_size, settings.layers.norm_eps
+    confidence = None
+    if settings.has_confidence:
+        size = hidden + (settings.markov_rank if settings.confidence_reads_markov else 0)
+        confidence = tensors.projection("confidence_head.proj", size, 1)
+    return BlockDrafter(
+        target_layer_ids=settings.target_layer_ids,
+        block_size=settings.num_slots,
+        mask_token_id=settings.mask_token_id,
+        embedding=shared.embedding,
+        feature_projection=tensors.projection("fc", len(settings.target_layer_ids) * hidden, hidden),
+        feature_norm=tensors.norm("hidden_norm", hidden, eps),
+        layers=[_layer(shared, f"layers.{index}", hidden) for index in range(settings.layers.num_layers)],
+        final_norm=tensors.norm("norm", hidden, eps),
+        head=shared.head,
+        rotary=shared.rotary,
+        markov=_markov(shared) if settings.markov_rank else None,
+        confidence=confidence,
+        confidence_reads_markov=settings.confidence_reads_markov,
+        vocabulary=shared.vocabulary,
+        samples_anchor=settings.samples_anchor,
+        threshold=threshold,
+    )
+
+
+def _markov(shared: _Shared) -> MarkovHead:
+    settings, tensors = shared.settings, shared.tensors
+    rank, hidden = settings.markov_rank, settings.layers.hidden_size
+    embedding = tensors.take("markov_head.markov_w1.weight", settings.layers.vocab_size, rank)
+    vocab_size = settings.draft_vocab_size or settings.layers.vocab_size
+    out = tensors.projection("markov_head.markov_w2", rank, vocab_size)
+    if settings.markov_kind == "gated":
+        gate = tensors.projection("markov_head.gate_proj", hidden + rank, rank)
+        return GatedHead(embedding, out, gate)
+    if settings.markov_kind == "rnn":
+        joint = tensors.projection("markov_head.joint_proj", 2 * rank + hidden, 3 * rank)
+        return RecurrentHead(embedding, out, joint)
+    return VanillaHead(embedding, out)
+
+
+def _eagle3(shared: _Shared) -> ChainDrafter:
+    settings, tensors = shared.settings, shared.tensors
+    hidden, eps = settings.layers.hidden_size, settings.layers.norm_eps
+    return ChainDrafter(
+        target_layer_ids=settings.target_layer_ids,
+        num_slots=settings.num_slots,
+        embedding=shared.embedding,
+        fusion=Eagle3Fusion(
+            projection=tensors.projection("fc", len(settings.target_layer_ids) * hidden, hidden),
+            hidden_norm=tensors.norm("layers.0.hidden_norm", hidden, eps),
+        ),
+        layer=_layer(shared, "layers.0", 2 * hidden),
+        final_norm=tensors.norm("norm", hidden, eps),
+        head=shared.head,
+        rotary=shared.rotary,
+        vocabulary=shared.vocabulary,
+    )
+
+
+def _mtp(shared: _Shared) -> ChainDrafter:
+    settings, tensors = shared.settings, shared.tensors
+    tensors.prefix = "mtp."
+    hidden, eps = settings.layers.hidden_size, settings.layers.norm_eps
+    return ChainDrafter(
+        target_layer_ids=(),
+        num_slots=1,
+        embedding=shared.embedding,
+        fusion=MtpFusion(
+            projection=tensors.projection("fc", 2 * hidden, hidden),
+            embedding_norm=tensors.norm("pre_fc_norm_embedding", hidden, eps),
+            hidden_norm=tensors.norm("pre_fc_norm_hidden", hidden, eps),
+        ),
+        layer=_layer(shared, "layers.0", hidden),
+        final_norm=tensors.norm("norm", hidden, eps),
+        head=shared.head,
+        rotary=shared.rotary,
+        vocabulary=None,
+        reads_last_hidden=True,
+    )

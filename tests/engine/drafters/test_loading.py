@@ -1,0 +1,148 @@
+"""What a drafter's folder must say, what is refused, and what is shared with the target."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from engine.drafters.dspark import BlockDrafter
+from engine.drafters.loading import load_drafter
+from engine.errors import StartError
+from tests.engine.drafters.checkpoints import (
+    DEEPSPEC,
+    EAGLE3,
+    HIDDEN,
+    NUM_TARGET_LAYERS,
+    SPECULATORS,
+    VOCAB,
+    block_shapes,
+    eagle3_shapes,
+    random_target,
+    random_tensors,
+    write_checkpoint,
+)
+
+REFUSALS = [
+    (DEEPSPEC | {"architectures": ["DSparkDraftModel"]}, "architectures"),
+    (DEEPSPEC | {"architectures": []}, "architectures"),
+    (DEEPSPEC | {"dflash_config": {"mask_token_id": 3}}, "dflash_config"),
+    (DEEPSPEC | {"markov_head_type": "linear"}, "markov_head_type"),
+    (DEEPSPEC | {"mask_token_id": VOCAB}, "mask_token_id"),
+    (DEEPSPEC | {"target_layer_ids": [2, 0]}, "target_layer_ids"),
+    (DEEPSPEC | {"target_layer_ids": [0, NUM_TARGET_LAYERS - 1]}, "last cannot be read"),
+    (DEEPSPEC | {"target_layer_ids": [-1, 0]}, "first layer"),
+    (DEEPSPEC | {"num_target_layers": 9}, "num_target_layers"),
+    (DEEPSPEC | {"hidden_size": HIDDEN + 8}, "hidden_size"),
+    (DEEPSPEC | {"vocab_size": VOCAB + 8}, "vocab_size"),
+    (DEEPSPEC | {"layer_types": ["full_attention", "sliding_attention"]}, "sliding_attention"),
+    (DEEPSPEC | {"markov_rank": 0}, "markov_rank"),
+    (DEEPSPEC | {"block_size": 0}, "block_size"),
+    (EAGLE3 | {"num_hidden_layers": 2}, "num_hidden_layers"),
+    (SPECULATORS | {"speculators_model_type": "eagle"}, "speculators_model_type"),
+    (SPECULATORS | {"markov_head_type": "rnn", "sample_from_anchor": False}, "sample_from_anchor"),
+    (SPECULATORS | {"projector_type": "domino"}, "projector_type"),
+    (SPECULATORS | {"aux_hidden_state_layer_ids": [0, 3]}, "first layer"),
+]
+
+
+@pytest.mark.parametrize(("config", "key"), REFUSALS)
+def test_a_file_that_does_not_fit_or_could_be_misread_is_refused(
+    tmp_path: Path, config: dict[str, Any], key: str
+) -> None:
+    write_checkpoint(tmp_path, config, random_tensors(block_shapes("vanilla"), 1))
+    with pytest.raises(StartError, match=key) as error:
+        load_drafter(tmp_path, random_target())
+    assert str(tmp_path) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("config", "key"),
+    [
+        (DEEPSPEC, "block_size"),
+        (DEEPSPEC, "markov_rank"),
+        (DEEPSPEC, "target_layer_ids"),
+        (DEEPSPEC, "enable_confidence_head"),
+        (DEEPSPEC, "mask_token_id"),
+        (EAGLE3, "ttt_length"),
+        (SPECULATORS, "sample_from_anchor"),
+        (SPECULATORS, "aux_hidden_state_layer_ids"),
+        (SPECULATORS, "draft_vocab_size"),
+        (SPECULATORS, "transformer_layer_config"),
+    ],
+)
+def test_a_missing_key_is_named(tmp_path: Path, config: dict[str, Any], key: str) -> None:
+    short = {name: value for name, value in config.items() if name != key}
+    write_checkpoint(tmp_path, short, random_tensors(block_shapes("vanilla"), 1))
+    with pytest.raises(StartError, match=key):
+        load_drafter(tmp_path, random_target())
+
+
+@pytest.mark.parametrize(
+    "name", ["fc.weight", "layers.1.self_attn.k_norm.weight", "confidence_head.proj.weight"]
+)
+def test_a_missing_or_misshapen_tensor_is_named(tmp_path: Path, name: str) -> None:
+    tensors = random_tensors(block_shapes("vanilla"), 1)
+    changed = tensors | {name: torch.zeros(3, 3)}
+    with pytest.raises(StartError, match=rf"{name} has the shape \[3, 3\]"):
+        load_drafter(write_checkpoint(tmp_path / "a", DEEPSPEC, changed), random_target())
+    del tensors[name]
+    with pytest.raises(StartError, match=f"lacks the tensor {name}"):
+        load_drafter(write_checkpoint(tmp_path / "b", DEEPSPEC, tensors), random_target())
+
+
+def test_a_folder_without_a_config_is_no_drafter(tmp_path: Path) -> None:
+    with pytest.raises(StartError, match=r"config\.json"):
+        load_drafter(tmp_path, random_target())
+
+
+def test_equal_embeddings_and_heads_share_the_targets_storage(tmp_path: Path) -> None:
+    target, tensors = random_target(), random_tensors(block_shapes("vanilla"), 1)
+    tensors |= {"embed_tokens.weight": target.embedding.clone(), "lm_head.weight": target.head_weight.clone()}
+    loaded = load_drafter(write_checkpoint(tmp_path / "equal", DEEPSPEC, tensors), target)
+    assert isinstance(loaded.drafter, BlockDrafter)
+    assert loaded.drafter.embedding.data_ptr() == target.embedding.data_ptr()
+    assert loaded.drafter.head is target.head
+    assert (loaded.shares_embedding, loaded.shares_head) == (True, True)
+    tensors["lm_head.weight"][0, 0] += 1
+    other = load_drafter(write_checkpoint(tmp_path / "other", DEEPSPEC, tensors), target)
+    assert (other.shares_embedding, other.shares_head) == (True, False)
+
+
+def test_tensors_nobody_reads_are_reported(tmp_path: Path) -> None:
+    tensors = random_tensors(eagle3_shapes(), 1) | {"layers.0.extra.weight": torch.zeros(2)}
+    loaded = load_drafter(write_checkpoint(tmp_path, EAGLE3, tensors), random_target())
+    assert loaded.unused == ("layers.0.extra.weight",)
+
+
+def test_heads_that_the_config_leaves_out_are_reported(tmp_path: Path) -> None:
+    tensors = random_tensors(block_shapes("vanilla"), 1)
+    config = DEEPSPEC | {"enable_confidence_head": False}
+    loaded = load_drafter(write_checkpoint(tmp_path, config, tensors), random_target())
+    assert loaded.unused == ("confidence_head.proj.bias", "confidence_head.proj.weight")
+
+
+def test_a_map_onto_tokens_that_do_not_exist_is_refused(tmp_path: Path) -> None:
+    config = SPECULATORS | {"draft_vocab_size": 8}
+    tensors = random_tensors(block_shapes("vanilla", draft_vocab=8), 1)
+    for offsets in ([VOCAB] * 8, [1, 0, 0, 0, 0, 0, 0, 0]):
+        tensors["d2t"] = torch.tensor(offsets)
+        with pytest.raises(StartError, match="d2t"):
+            load_drafter(write_checkpoint(tmp_path, config, tensors), random_target())
+
+
+@pytest.mark.parametrize("place", ["rope_parameters", "top level"])
+def test_the_rotation_base_is_read_from_either_place(tmp_path: Path, place: str) -> None:
+    config = {key: value for key, value in DEEPSPEC.items() if key != "rope_parameters"}
+    if place == "top level":
+        config["rope_theta"] = 500.0
+    else:
+        config["rope_parameters"] = {"rope_theta": 500.0, "rope_type": "default"}
+    drafter = load_drafter(
+        write_checkpoint(tmp_path, config, random_tensors(block_shapes("vanilla"), 1)), random_target()
+    ).drafter
+    assert isinstance(drafter, BlockDrafter)
+    slowest = 500.0 ** -(6 / 8)  # of head size 8
+    assert drafter.rotary.cosine[10, 0, 3] == pytest.approx(torch.tensor(10 * slowest).cos().item(), rel=1e-5)

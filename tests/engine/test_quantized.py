@@ -1,0 +1,128 @@
+"""The C++ forward: near float32, and the same to the last bit in any batch, chunking and instruction set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import LlamaForCausalLM
+
+from engine.checkpoint import read_config, read_weights
+from engine.errors import StartError
+from engine.load import load_model
+from engine.native import library
+from engine.quantized import QuantizedLlama, can_quantise
+from tests.engine.test_model import Runner, last_logits, tokens
+from tests.engine.toy import load_toy, make_engine, make_sequence, run_all, write_toy_model, write_toy_qwen3
+
+
+def why_not() -> str | None:
+    try:
+        library.load_library()
+    except library.NativeUnavailable as reason:
+        return str(reason)
+    return None
+
+
+pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
+
+
+@pytest.fixture(scope="module")
+def quantized(toy_folder: Path) -> QuantizedLlama:
+    return load_quantized(toy_folder)
+
+
+def load_quantized(folder: Path) -> QuantizedLlama:
+    return QuantizedLlama(read_config(folder), read_weights(folder))
+
+
+@pytest.mark.parametrize("length", [1, 15, 16, 17, 33, 100])
+def test_logits_are_near_those_of_transformers(
+    quantized: QuantizedLlama, toy_reference: LlamaForCausalLM, length: int
+) -> None:
+    ids = tokens(length, seed=length)
+    ours = Runner(quantized).run((make_sequence("a", ids), length))["a"]
+    theirs = last_logits(toy_reference, ids)
+    assert (ours - theirs).square().mean().sqrt() < 0.08 * theirs.std()
+
+
+@pytest.mark.parametrize("changes", [{}, {"tie_word_embeddings": False, "head_dim": 32, "vocab_size": 301}])
+def test_qwen3_is_near_transformers(tmp_path: Path, changes: dict[str, object]) -> None:
+    reference = write_toy_qwen3(tmp_path, **changes)
+    ids = tokens(60, seed=4)
+    ours = Runner(load_quantized(tmp_path)).run((make_sequence("a", ids), 60))["a"]
+    theirs = last_logits(reference, ids)
+    assert (ours - theirs).square().mean().sqrt() < 0.08 * theirs.std()
+
+
+@pytest.mark.parametrize("parts", [(1,) * 6, (3, 16, 17, 20), (8, 8, 8, 8), (40, 1, 1)])
+def test_no_bit_depends_on_how_a_prompt_is_cut_up(quantized: QuantizedLlama, parts: tuple[int, ...]) -> None:
+    ids = tokens(sum(parts), seed=2)
+    whole = Runner(quantized).run((make_sequence("a", ids), len(ids)))["a"]
+    runner, sequence = Runner(quantized), make_sequence("a", ids)
+    for part in parts:
+        logits = runner.run((sequence, part))
+    assert torch.equal(logits["a"], whole)
+
+
+def test_no_bit_depends_on_the_rows_beside(quantized: QuantizedLlama) -> None:
+    sequences = [make_sequence(str(at), tokens(5 + 9 * at, seed=at)) for at in range(5)]
+    together = Runner(quantized).run(*[(sequence, sequence.num_pending) for sequence in sequences])
+    for sequence in sequences:
+        alone = make_sequence("alone", sequence.prompt_ids)
+        assert torch.equal(Runner(quantized).run((alone, alone.num_pending))["alone"], together[sequence.id])
+
+
+def test_instruction_sets_agree_to_the_last_bit(toy_folder: Path) -> None:
+    model = load_quantized(toy_folder)
+    if not model.has_amx:
+        pytest.skip("this processor has no AMX to compare with")
+    ids = tokens(50, seed=6)
+    with_amx = Runner(model).run((make_sequence("a", ids), 50))["a"]
+    model.use_amx(False)
+    assert not model.has_amx
+    assert torch.equal(Runner(model).run((make_sequence("a", ids), 50))["a"], with_amx)
+
+
+def test_greedy_answers_are_the_same_alone_and_in_any_company(quantized: QuantizedLlama) -> None:
+    prompts = [tokens(3 + 7 * at, seed=at) for at in range(12)]
+
+    def answers(max_batch: int, chunk: int) -> list[list[int]]:
+        sequences = [make_sequence(str(at), prompt, 20) for at, prompt in enumerate(prompts)]
+        run_all(make_engine(quantized, max_batch=max_batch, chunk=chunk, kv_tokens=1024), sequences)
+        return [sequence.output_ids for sequence in sequences]
+
+    alone = answers(1, 128)
+    assert answers(12, 16) == alone
+    assert answers(5, 7) == alone
+
+
+def test_captured_layers_are_near_those_of_float32(toy_folder: Path, quantized: QuantizedLlama) -> None:
+    ids = tokens(30, seed=7)
+    runners = [Runner(model, capture=(0, 1)) for model in (quantized, load_toy(toy_folder))]
+    for runner in runners:
+        runner.run((make_sequence("a", ids), 30))
+    ours, exact = (runner.features for runner in runners)
+    assert ours is not None
+    assert exact is not None
+    assert (ours.float() - exact).square().mean().sqrt() < 0.08 * exact.std()
+
+
+def test_sizes_that_are_no_multiple_of_sixteen_are_refused(tmp_path: Path) -> None:
+    write_toy_model(tmp_path, intermediate_size=72)
+    config = read_config(tmp_path)
+    assert not can_quantise(config)
+    with pytest.raises(StartError, match="cannot run the sizes"):
+        load_model(config, tmp_path, "w8a16", torch.device("cpu"))
+
+
+def test_a_missing_compiler_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    library.load_library.cache_clear()
+    write_toy_model(tmp_path / "toy")
+    config = read_config(tmp_path / "toy")
+    with pytest.raises(StartError, match=r"no C\+\+ compiler.*or use bfloat16"):
+        load_model(config, tmp_path / "toy", "w8a16", torch.device("cpu"))
+    library.load_library.cache_clear()
