@@ -6,7 +6,6 @@ In: options. Out: a table (or JSON on stdout), a progress bar on stderr, a row o
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,14 +15,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gateway.cli import options
+from gateway.cli import options, running
 from gateway.cli.output import Refused, leave, print_error, print_json, print_table
 
 if TYPE_CHECKING:
     from gateway.bench.models import Plan
     from gateway.bench.samples import ModelReport, Percentiles, Sample
 
-KEY_VARIABLE = "SPARKGATE_API_KEY"
 _INTERRUPTED = 130
 
 
@@ -48,7 +46,9 @@ def models(
     url: Annotated[
         str | None, typer.Option(help="Of the gateway.", show_default="host and port of sparkgate.yaml")
     ] = None,
-    api_key: Annotated[str | None, typer.Option(help=f"Default: {KEY_VARIABLE}, else the first key.")] = None,
+    api_key: Annotated[
+        str | None, typer.Option(help=f"Default: {running.KEY_VARIABLE}, else the first key.")
+    ] = None,
     config: options.Config = None,
     data_dir: options.DataDir = options.DATA_DIR,
     as_json: options.Json = False,
@@ -58,14 +58,14 @@ def models(
     from gateway.bench.samples import reports
 
     plan = Plan(
-        url=(url or _gateway_url(config)).rstrip("/"),
+        url=(url or running.gateway_url(config)).rstrip("/"),
         models=tuple(dict.fromkeys(names)),
         runs=runs,
         prompt=prompt or DEFAULT_PROMPT,
         max_tokens=max_tokens,
         concurrency=concurrency,
         timeout_s=timeout_s,
-        api_key=api_key or _key(data_dir),
+        api_key=api_key or running.api_key(data_dir),
     )
     started_at = datetime.now(UTC)
     samples, interrupted = _measured(plan)
@@ -223,21 +223,3 @@ def _cost(report: ModelReport) -> str:
         return "unknown"
     known = f"{report.cost_usd:.6f}"
     return f"≥ {known} ({report.unpriced} unknown)" if report.unpriced else known
-
-
-def _gateway_url(config: Path | None) -> str:
-    from gateway.supervise.parts import local_url
-
-    deployment = options.loaded_deployment(config).deployment
-    return local_url(deployment.host, deployment.port)
-
-
-def _key(data_dir: Path) -> str:
-    """The key of the environment, or the one that the first start left in the data directory."""
-    first_key = data_dir.expanduser() / "run" / "first_key"
-    key = os.environ.get(KEY_VARIABLE) or (first_key.read_text().strip() if first_key.is_file() else "")
-    if not key:
-        raise Refused(
-            f"no API key: give --api-key, set {KEY_VARIABLE}, or make one with `sparkgate keys create`"
-        )
-    return key

@@ -5,18 +5,15 @@
 
 from __future__ import annotations
 
-import os
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from gateway.cli import options
+from gateway.cli import options, running
 from gateway.cli.database import ask
 from gateway.cli.output import Refused, print_fields, print_json, print_table
 
-KEY_VARIABLE = "SPARKGATE_API_KEY"
 ANSWER_WITHIN_S = 10.0
 LISTED = (
     "task_id",
@@ -107,9 +104,9 @@ def outcome(
 
     body = {"status": status.value, "score": score, "workflow": workflow}
     answer = httpx.post(
-        f"{(url or _gateway_url(config)).rstrip('/')}/v1/tasks/{quote(task_id, safe='')}/outcome",
+        f"{(url or running.gateway_url(config)).rstrip('/')}/v1/tasks/{quote(task_id, safe='')}/outcome",
         json={key: value for key, value in body.items() if value is not None},
-        headers={"Authorization": f"Bearer {_key(data_dir)}"},
+        headers={"Authorization": f"Bearer {running.api_key(data_dir)}"},
         timeout=ANSWER_WITHIN_S,
         trust_env=False,
     )
@@ -119,22 +116,6 @@ def outcome(
         print_json(answer.json())
     else:
         typer.echo(f"Task '{task_id}' is recorded as {status.value}.")
-
-
-def _gateway_url(config: Path | None) -> str:
-    from gateway.supervise.parts import local_url
-
-    deployment = options.loaded_deployment(config).deployment
-    return local_url(deployment.host, deployment.port)
-
-
-def _key(data_dir: Path) -> str:
-    """The key of the environment, or the one that the first start left in the data directory."""
-    first_key = data_dir.expanduser() / "run" / "first_key"
-    key = os.environ.get(KEY_VARIABLE) or (first_key.read_text().strip() if first_key.is_file() else "")
-    if not key:
-        raise Refused(f"set {KEY_VARIABLE} to the key under which the task's calls were made")
-    return key
 
 
 def _reason(answer: Any) -> str:

@@ -14,11 +14,11 @@ from collections.abc import AsyncIterator
 from gateway.dispatch.attempt import Opened
 from gateway.dispatch.call import Client
 from gateway.dispatch.tally import Tally
-from gateway.ledger.records import AttemptResult
 from gateway.upstreams.base import CutOff
 from gateway.wire.chat import Piece, read_event, without_asked_usage
 from gateway.wire.errors import UpstreamFailed, UpstreamTimeout, error_event
 from gateway.wire.sse import EventTooLarge
+from router.outcome import Result
 
 HEADERS = {
     "Content-Type": "text/event-stream; charset=utf-8",
@@ -32,7 +32,7 @@ async def relay(
 ) -> None:
     """Sends the whole stream and closes the exchange. `total` is a point on the monotonic clock."""
     tally.attempt.http_status, tally.attempt.upstream_request_id = 200, opened.upstream_request_id
-    result: AttemptResult = "ok"
+    result: Result = "ok"
     code: str | None = None
     message: str | None = None
     try:

@@ -11,11 +11,11 @@ from typing import Any, Literal
 
 from gateway.dispatch.attempt import Failure
 from gateway.dispatch.booking import Book
-from gateway.ledger.records import Attempt, AttemptResult, Exchange
+from gateway.ledger.records import Attempt, Exchange
 from gateway.wire.chat import Piece, usage_of
 from router.decision import Decision
 from router.fleet import Fleet
-from router.outcome import Outcome
+from router.outcome import Outcome, Result
 from router.query import Query
 
 _DEADLINES: dict[str, Literal["first_token", "idle", "total"]] = {
@@ -99,7 +99,7 @@ class Tally:
 
     def end(
         self,
-        result: AttemptResult,
+        result: Result,
         error_code: str | None = None,
         message: str | None = None,
         retry_after_s: float | None = None,

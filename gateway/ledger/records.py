@@ -13,17 +13,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-AttemptResult = Literal[
-    "ok",
-    "timeout_first_token",
-    "timeout_idle",
-    "timeout_total",
-    "connect_error",
-    "http_error",
-    "bad_response",
-    "cut_off",
-    "client_gone",
-]
+from router.outcome import Result
 
 
 def uuid7(unix_s: float | None = None) -> uuid.UUID:
@@ -57,7 +47,7 @@ class Attempt:
     model: str
     started_at: float  # Unix seconds
     id: uuid.UUID = field(default_factory=uuid7)
-    result: AttemptResult = "ok"
+    result: Result = "ok"
     http_status: int | None = None
     error_code: str | None = None
     error_message: str | None = None

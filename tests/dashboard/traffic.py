@@ -14,7 +14,8 @@ from typing import Any
 from sqlalchemy import Engine, insert
 
 from gateway.ledger import batch, tables
-from gateway.ledger.records import Attempt, AttemptResult, Exchange, Usage, outcome_record, uuid7
+from gateway.ledger.records import Attempt, Exchange, Usage, outcome_record, uuid7
+from router.outcome import Result
 
 ENGINE, FLASH, CLAUDE = "engine", "deepseek-flash", "claude"
 MODELS = {ENGINE: "smollm2-135m-instruct", FLASH: "deepseek-v4-flash", CLAUDE: "anthropic/claude-opus-4-8"}
@@ -106,7 +107,7 @@ def exchange(
     return made
 
 
-def rescued(at: float, first: AttemptResult = "timeout_first_token", **how: Any) -> Exchange:
+def rescued(at: float, first: Result = "timeout_first_token", **how: Any) -> Exchange:
     """A call whose first attempt failed before its first token, and which another target answered."""
     made = exchange(at, **how)
     failed = Attempt(FLASH, MODELS[FLASH], at + 0.002, result=first, total_s=3.0, cost_nusd=0)

@@ -1,0 +1,28 @@
+"""The running gateway, for commands that call it: where it listens, and a key to call it with."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from gateway.cli import options
+from gateway.cli.output import Refused
+
+KEY_VARIABLE = "SPARKGATE_API_KEY"
+
+
+def gateway_url(config: Path | None) -> str:
+    """As the deployment says."""
+    from gateway.supervise.parts import local_url
+
+    deployment = options.loaded_deployment(config).deployment
+    return local_url(deployment.host, deployment.port)
+
+
+def api_key(data_dir: Path) -> str:
+    """The key of the environment, or the one that the first start left in the data directory."""
+    first_key = data_dir.expanduser() / "run" / "first_key"
+    key = os.environ.get(KEY_VARIABLE) or (first_key.read_text().strip() if first_key.is_file() else "")
+    if not key:
+        raise Refused(f"no API key: set {KEY_VARIABLE}, or make a key with `sparkgate keys create`")
+    return key
