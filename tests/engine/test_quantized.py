@@ -11,8 +11,11 @@ from transformers import LlamaForCausalLM
 from engine.checkpoint import read_config, read_weights
 from engine.errors import StartError
 from engine.load import load_model
+from engine.loop import Engine
 from engine.native import library
 from engine.quantized import QuantizedLlama, can_quantise
+from engine.tokenizer import ModelTokenizer
+from tests.engine.prompts import PROMPTS
 from tests.engine.test_model import Runner, last_logits, tokens
 from tests.engine.toy import load_toy, make_engine, make_sequence, run_all, write_toy_model, write_toy_qwen3
 
@@ -126,3 +129,24 @@ def test_a_missing_compiler_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(StartError, match=r"no C\+\+ compiler.*or use bfloat16"):
         load_model(config, tmp_path / "toy", "w8a16", torch.device("cpu"))
     library.load_library.cache_clear()
+
+
+def test_the_real_models_greedy_answers_are_the_same_alone_and_in_company(model_folder: Path) -> None:
+    """Every third of the 50 prompts: one by one in one chunk, then together in small chunks, twice over, so that
+    the second time meets cached beginnings."""
+    tokenizer = ModelTokenizer(model_folder)
+    model = load_quantized(model_folder)
+    prompts = [tokenizer.encode_chat([{"role": "user", "content": text}]) for text in PROMPTS[::3]]
+
+    def answers(engine: Engine, together: int) -> list[list[int]]:
+        made = [
+            make_sequence(str(at), prompt, 32, end_ids=tokenizer.end_ids) for at, prompt in enumerate(prompts)
+        ]
+        for start in range(0, len(made), together):
+            run_all(engine, made[start : start + together])
+        return [sequence.output_ids for sequence in made]
+
+    alone = answers(make_engine(model, max_batch=1, chunk=1024, kv_tokens=4096, prefix_cache=False), 1)
+    company = make_engine(model, max_batch=7, chunk=48, kv_tokens=4096)
+    assert answers(company, len(prompts)) == alone
+    assert answers(company, len(prompts)) == alone
