@@ -111,6 +111,11 @@ def answers(url: str) -> bool:
         return False
 
 
+def counts(usage: dict[str, Any]) -> tuple[int, int, int]:
+    """Tokens in, out and in all; how many of them were cached depends on what was asked before."""
+    return usage["prompt_tokens"], usage["completion_tokens"], usage["total_tokens"]
+
+
 def client(product: Product) -> OpenAI:
     return OpenAI(base_url=f"{product.url}/v1", api_key=product.key, max_retries=0)
 
@@ -137,7 +142,8 @@ def test_the_python_client_gets_real_text_and_right_usage(product: Product, mode
     )
     chunks = list(stream)
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == text
-    assert chunks[-1].usage == whole.usage
+    assert chunks[-1].usage is not None
+    assert counts(chunks[-1].usage.to_dict()) == counts(whole.usage.to_dict())
     plain = list(client(product).chat.completions.create(**asked, stream=True))
     assert all(chunk.choices for chunk in plain)  # nobody asked for usage, nobody gets the extra chunk
 
@@ -172,7 +178,7 @@ def test_the_node_client_gets_the_same(product: Product) -> None:
         assert call["whole"]
         assert call["whole"] == call["text"]
         assert call["usage"]["completion_tokens"] == 12
-        assert call["usage"] == call["streamUsage"]
+        assert counts(call["usage"]) == counts(call["streamUsage"])
     assert refused == {"status": 400, "param": "messages"}
 
 
