@@ -24,6 +24,7 @@ from gateway.app import Parts
 from gateway.config.catalog import catalog
 from gateway.config.deployment import AnyTarget, Deployment, EngineTarget, LitellmTarget
 from gateway.config.load import load_deployment
+from gateway.config.variables import DATABASE_URL_VARIABLE
 from gateway.control import key_watch, policy_watch
 from gateway.control.api import Plane, control_app
 from gateway.control.key_watch import KeyWatch
@@ -44,7 +45,6 @@ from router.catalog import Catalog
 from router.fleet import Fleet
 
 log = logging.getLogger(__name__)
-DATABASE_URL_VARIABLE = "SPARKGATE_DATABASE_URL"
 CHORES_END_WITHIN_S = 3.0
 Chore = tuple[Callable[[], Awaitable[None]], float]  # a step and the seconds between two
 

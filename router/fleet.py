@@ -19,12 +19,11 @@ ALL_SHAPES = "*"  # the pooled estimate, prior of every shape
 
 @dataclass(frozen=True, slots=True)
 class EngineState:
-    """What an engine said of itself: sequences running and waiting, slots, and when (the fleet's seconds)."""
+    """What an engine said of itself: sequences running and waiting, and its slots."""
 
     running: int
     waiting: int
     max_batch: int
-    at_s: float
     max_context_tokens: int | None = None
     draining: bool = False
 

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Literal, get_args
+from typing import Literal
 
 from router.query import Query
 
 Objective = Literal["ttft", "speed", "completion_p95", "cost_per_completed_task"]
-OBJECTIVES: tuple[str, ...] = get_args(Objective)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,11 +11,10 @@ import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal, get_args
+from typing import Literal
 from uuid import UUID
 
 Scope = Literal["call", "read", "admin"]
-SCOPES: tuple[str, ...] = get_args(Scope)
 PREFIX = "sg-"
 _RANDOM_BYTES = 32  # 43 url-safe characters
 _SHOWN_CHARS = 7  # "sg-" and four more: enough to tell keys apart, far too few to guess from

@@ -17,6 +17,7 @@ import typer
 
 from gateway.cli import options, running
 from gateway.cli.output import Refused, leave, print_error, print_json, print_table
+from gateway.config.variables import API_KEY_VARIABLE
 
 if TYPE_CHECKING:
     from gateway.bench.models import Plan
@@ -47,7 +48,7 @@ def models(
         str | None, typer.Option(help="Of the gateway.", show_default="host and port of sparkgate.yaml")
     ] = None,
     api_key: Annotated[
-        str | None, typer.Option(help=f"Default: {running.KEY_VARIABLE}, else the first key.")
+        str | None, typer.Option(help=f"Default: {API_KEY_VARIABLE}, else the first key.")
     ] = None,
     config: options.Config = None,
     data_dir: options.DataDir = options.DATA_DIR,

@@ -18,7 +18,7 @@ import httpx
 from gateway.cli.policy import check_files
 from gateway.config.deployment import Deployment, EngineTarget
 from gateway.config.load import LoadedDeployment
-from gateway.supervise.options import DATABASE_URL_VARIABLE
+from gateway.config.variables import DATABASE_URL_VARIABLE
 from gateway.supervise.parts import local_url
 from gateway.supervise.ports import PortTaken, check_free
 

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gateway.config.variables import DATABASE_URL_VARIABLE
+
 if TYPE_CHECKING:
     from gateway.config.load import LoadedDeployment
 
@@ -45,7 +47,7 @@ def loaded_deployment(config: Path | None) -> LoadedDeployment:
     from dataclasses import replace
 
     from gateway.config.load import load_deployment
-    from gateway.supervise.options import DATABASE_URL_VARIABLE, DEFAULT_CONFIG
+    from gateway.supervise.options import DEFAULT_CONFIG
 
     loaded = load_deployment(existing(config, DEFAULT_CONFIG), os.environ)
     database_url = os.environ.get(DATABASE_URL_VARIABLE)

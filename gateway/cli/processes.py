@@ -12,6 +12,7 @@ import typer
 
 from gateway.cli import options
 from gateway.cli.up import Host, Port, Workers
+from gateway.config.variables import DATABASE_URL_VARIABLE
 
 PartHost = Annotated[str, typer.Option("--host", help="Address to listen on.")]
 
@@ -61,7 +62,7 @@ def dashboard(
 ) -> None:
     """Run the dashboard. It has no log-in: keep it on loopback or behind one."""
     from gateway.ledger.database import resolve_url
-    from gateway.supervise.options import DATABASE_URL_VARIABLE, Options, make_plan
+    from gateway.supervise.options import Options, make_plan
     from gateway.supervise.parts import dashboard_command
 
     plan = make_plan(Options(config, data_dir=data_dir, dashboard_port=port), os.environ)

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from gateway.cli import options
 from gateway.cli.output import Refused
-
-KEY_VARIABLE = "SPARKGATE_API_KEY"
+from gateway.config.variables import API_KEY_VARIABLE
 
 
 def gateway_url(config: Path | None) -> str:
@@ -22,7 +21,7 @@ def gateway_url(config: Path | None) -> str:
 def api_key(data_dir: Path) -> str:
     """The key of the environment, or the one that the first start left in the data directory."""
     first_key = data_dir.expanduser() / "run" / "first_key"
-    key = os.environ.get(KEY_VARIABLE) or (first_key.read_text().strip() if first_key.is_file() else "")
+    key = os.environ.get(API_KEY_VARIABLE) or (first_key.read_text().strip() if first_key.is_file() else "")
     if not key:
-        raise Refused(f"no API key: set {KEY_VARIABLE}, or make a key with `sparkgate keys create`")
+        raise Refused(f"no API key: set {API_KEY_VARIABLE}, or make a key with `sparkgate keys create`")
     return key

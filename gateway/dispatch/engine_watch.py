@@ -42,7 +42,7 @@ class EngineWatch:
     async def _look_at(self, name: str) -> None:
         value = await _state(self._engines[name])
         now = time.monotonic()
-        self._fleet.set_engine(name, _engine_state(value, now), now)
+        self._fleet.set_engine(name, _engine_state(value), now)
         if value is not None and self._database is not None and now - self._sampled_s[name] >= SAMPLE_EVERY_S:
             self._sampled_s[name] = now
             await _keep(self._database, name, value)
@@ -58,7 +58,7 @@ async def _state(upstream: HttpUpstream) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def _engine_state(value: dict[str, Any] | None, now: float) -> EngineState | None:
+def _engine_state(value: dict[str, Any] | None) -> EngineState | None:
     """None when the engine is gone or speaks something else."""
     if value is None:
         return None
@@ -67,7 +67,6 @@ def _engine_state(value: dict[str, Any] | None, now: float) -> EngineState | Non
             running=int(value["running"]),
             waiting=int(value["waiting"]),
             max_batch=max(1, int(value["max_batch"])),
-            at_s=now,
             max_context_tokens=int(value["max_context_tokens"]),
             draining=bool(value.get("draining", False)),
         )

@@ -22,6 +22,7 @@ from typing import Any
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
+from gateway.config.variables import DATABASE_URL_VARIABLE
 from gateway.ledger import batch, segments
 from gateway.ledger.database import create_engine, redact
 from gateway.ledger.errors import DatabaseUrlError
@@ -167,11 +168,11 @@ def _is_fault_of_record(error: DBAPIError) -> bool:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m gateway.ledger.drain", description="Drain the spool.")
     parser.add_argument("--spool", type=Path, required=True, help="directory the gateway's workers spool to")
-    parser.add_argument("--database-url", default=os.environ.get("SPARKGATE_DATABASE_URL"))
+    parser.add_argument("--database-url", default=os.environ.get(DATABASE_URL_VARIABLE))
     parser.add_argument("--once", action="store_true", help="drain what is there, then exit")
     options = parser.parse_args(arguments)
     if not options.database_url:
-        parser.error("give --database-url, or set SPARKGATE_DATABASE_URL")
+        parser.error("give --database-url, or set " + DATABASE_URL_VARIABLE)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     options.spool.mkdir(parents=True, exist_ok=True)
     try:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import httpx
 
+from gateway.config.variables import API_KEY_VARIABLE
 from gateway.supervise import launch
 from gateway.supervise.backoff import delay_s, failures_in_a_row
 from gateway.supervise.logs import PartLog
@@ -29,7 +30,7 @@ _POLL_S = 0.1
 _TAIL_LINES = 15
 # Rich draws its progress bar into the log, narrow and plain; its newest state is shown on the board.
 _DRAWS_PROGRESS = {"TTY_COMPATIBLE": "1", "NO_COLOR": "1", "COLUMNS": "72"}
-_NOT_PASSED_ON = ("SPARKGATE_API_KEY",)  # the supervisor alone needs it
+_NOT_PASSED_ON = (API_KEY_VARIABLE,)  # the supervisor alone needs it
 
 
 class Keeper:

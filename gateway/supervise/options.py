@@ -20,11 +20,11 @@ from gateway.config.load import (
     written_target_names,
 )
 from gateway.config.mistakes import ConfigError, Mistake
+from gateway.config.variables import DATABASE_URL_VARIABLE
 
 DEFAULT_CONFIG = Path("sparkgate.yaml")
 DEFAULT_POLICY = Path("policy.yaml")
 DEFAULT_DATA_DIR = Path(".sparkgate")
-DATABASE_URL_VARIABLE = "SPARKGATE_DATABASE_URL"
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 

@@ -10,7 +10,8 @@ import importlib.util
 import sys
 from pathlib import Path
 
-from gateway.supervise.options import DATABASE_URL_VARIABLE, Plan
+from gateway.config.variables import DATABASE_URL_VARIABLE
+from gateway.supervise.options import Plan
 from gateway.supervise.part import Part
 
 _MODULE = (sys.executable, "-P", "-m")

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from sqlalchemy.exc import OperationalError
 
+from gateway.config.variables import API_KEY_VARIABLE
 from gateway.ledger.database import redact, resolve_url, with_driver
 from gateway.supervise import parts
 from gateway.supervise.backoff import delay_s
@@ -29,7 +30,6 @@ from gateway.supervise.status import Board
 from gateway.supervise.supervisor import Supervisor
 
 DATABASE = "database"  # not a process: its tables and the first key
-API_KEY_VARIABLE = "SPARKGATE_API_KEY"
 
 
 @dataclass(frozen=True, slots=True)

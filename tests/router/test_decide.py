@@ -81,7 +81,7 @@ def test_a_full_engine_queue_raises_the_prediction_whoever_filled_it() -> None:
     fleet = Fleet()
     seen(fleet, "a", NOW, ttft_s=0.2)
     seen(fleet, "b", NOW, ttft_s=0.3)
-    fleet.set_engine("a", EngineState(running=8, waiting=40, max_batch=8, at_s=NOW), NOW)
+    fleet.set_engine("a", EngineState(running=8, waiting=40, max_batch=8), NOW)
     assert choose(fleet, policy(objective="ttft")) == ["b", "a"]
 
 
