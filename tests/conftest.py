@@ -12,12 +12,18 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import psycopg
 import pytest
 from sqlalchemy import make_url
 
 from gateway.ledger import embedded, migrate
 
+# Properties are about values: how long a busy machine takes for an example is no failure.
+hypothesis.settings.register_profile(
+    "untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("untimed")
 _TEMPLATE = "migrated"
 
 
