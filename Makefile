@@ -15,10 +15,10 @@ CODE := gateway router engine dashboard migrations tests
 ARGS ?=
 TESTS ?=
 
-.PHONY: help setup up test lint fmt browser clean
+.PHONY: help setup up test test-gpu lint fmt browser clean
 
 help:  ## show this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 10
 
 setup: $(VENV)/.installed  ## make .venv with the pinned dependencies
 
@@ -27,6 +27,11 @@ up: setup  ## start everything; Ctrl-C stops it
 
 test: lint browser  ## lint, types and the whole test suite
 	$(BIN)/python -m pytest $(TESTS)
+
+test-gpu: $(VENV)/.installed-dev  ## the tests that need a CUDA device, on this machine's
+	@$(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || { \
+		echo "make test-gpu needs a CUDA device, and this PyTorch sees none." >&2; exit 1; }
+	$(BIN)/python -m pytest -m gpu $(TESTS)
 
 lint: $(VENV)/.installed-dev  ## ruff and mypy
 	$(BIN)/ruff check .

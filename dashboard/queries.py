@@ -191,7 +191,7 @@ def engine_status(engine: Engine) -> pd.DataFrame:
     return read(
         engine,
         """SELECT s.target, s.sampled_at, s.running, s.waiting, s.kv_used_fraction, s.prefill_tokens_per_s,
-                  s.decode_tokens_per_s, s.state
+                  s.decode_tokens_per_s, s.accepted_length, s.state
            FROM targets AS t CROSS JOIN LATERAL (
                SELECT * FROM engine_samples WHERE target = t.name ORDER BY sampled_at DESC LIMIT 1
            ) AS s ORDER BY s.target""",

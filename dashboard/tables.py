@@ -142,6 +142,7 @@ def engines(samples: pd.DataFrame, colour: dict[str, str], now: datetime) -> Htm
         Column("KV used", True, "share of the key-value cache"),
         Column("Prefill tokens/s", True),
         Column("Decode tokens/s", True),
+        Column("Accepted length", True, "tokens that a step adds to an answer; 1.0 without speculation"),
         Column("Sampled", True),
     ]
     rows: list[list[Content]] = []
@@ -163,10 +164,17 @@ def engines(samples: pd.DataFrame, colour: dict[str, str], now: datetime) -> Htm
                 figures.NONE if figures.is_absent(kv) else figures.share(kv, 1),
                 figures.rate(row["prefill_tokens_per_s"]),
                 figures.rate(row["decode_tokens_per_s"]),
+                _accepted_length(row["accepted_length"], state.get("drafter")),
                 seen,
             ]
         )
     return markup.table(columns, rows, "engines")
+
+
+def _accepted_length(length: float | None, drafter: str | None) -> Content:
+    if figures.is_absent(length):
+        return figures.NONE
+    return markup.hinted(f"{length:.2f}", f"drafts come from {drafter}" if drafter else "nothing is drafted")
 
 
 def policy_versions(versions: pd.DataFrame, active_hash: str | None, zone: ZoneInfo) -> Html:

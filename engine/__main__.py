@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from engine.errors import StartError
-from engine.fetch import BUNDLED_MODEL, Progress, fetch_model
+from engine.fetch import BUNDLED_MODEL, Progress, fetch_drafter, fetch_model
 
 # How long OpenMP's workers spin before they sleep. Measured on two cores, one stream, ms a step: on a free
 # machine 41 / 32 / 26 / 26 / 26 with 1,000 / 5,000 / 10,000 / 20,000 / 300,000 (OpenMP's own choice); beside a
@@ -24,14 +24,18 @@ _SPIN_COUNT = "10000"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
         with progress_bar() as progress:
             if options.command == "fetch":
-                fetched = fetch_model(options.model, options.data_dir, progress)
-                print(fetched.folder)
+                for fetched in (
+                    fetch_model(options.model, options.data_dir, progress),
+                    fetch_drafter(options.drafter, options.data_dir, progress),
+                ):
+                    if fetched is not None:
+                        print(fetched.folder)
                 return 0
             _serve(options, progress)
     except StartError as error:
@@ -71,10 +75,13 @@ def progress_bar() -> Iterator[Progress]:
         bar.stop()
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m engine", description="The sparkgate inference engine.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    fetch = commands.add_parser("fetch", help="download and convert a model, then exit")
+def parser() -> argparse.ArgumentParser:
+    """The command line's options."""
+    arguments = argparse.ArgumentParser(
+        prog="python -m engine", description="The sparkgate inference engine."
+    )
+    commands = arguments.add_subparsers(dest="command", required=True)
+    fetch = commands.add_parser("fetch", help="bring a model and its drafter to disk, then exit")
     run = commands.add_parser("serve", help="serve a model over HTTP")
     for command in (fetch, run):
         command.add_argument(
@@ -83,10 +90,21 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--data-dir", type=Path, default=Path(".sparkgate"), help="where models are kept"
         )
+        command.add_argument(
+            "--drafter",
+            default="auto",
+            help="drafts tokens ahead: auto, lookup, none, local folder or Hugging Face id (default: auto)",
+        )
     run.add_argument("--host", default="127.0.0.1")
     run.add_argument("--port", type=_port, default=8090)
     run.add_argument("--dtype", choices=("auto", "bfloat16", "float32", "w8a16"), default="auto")
     run.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    run.add_argument(
+        "--draft-confidence",
+        type=_share,
+        default=0.0,
+        help="0 to 1: with static drafting, a draft ends before the first token less sure than this",
+    )
     run.add_argument("--max-batch", type=_positive, default=16, help="sequences computed at once")
     run.add_argument("--kv-tokens", type=_positive, help="tokens the cache holds, all sequences together")
     run.add_argument("--prefill-chunk", type=_positive, help="prompt tokens computed in one step")
@@ -103,7 +121,7 @@ def _parser() -> argparse.ArgumentParser:
         action="store_false",
         help="compute every prompt from its first token, even where a beginning is known",
     )
-    return parser
+    return arguments
 
 
 def _positive(text: str) -> int:
@@ -116,6 +134,16 @@ def _natural(text: str) -> int:
 
 def _port(text: str) -> int:
     return _integer(text, 0, 65535)
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0.0 <= value <= 1.0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
+    return value
 
 
 def _integer(text: str, least: int, most: int | None) -> int:

@@ -22,19 +22,22 @@ SHARED_WIDTH = 8  # chunks up to this many rows are batched with their equals
 
 def in_row_order(chunks: Ordered[Chunk]) -> list[Chunk]:
     """The order in which `build_batch` wants its chunks: by width, older first within one width."""
-    return sorted(chunks, key=lambda chunk: chunk.num_tokens)
+    return sorted(chunks, key=lambda chunk: chunk.width)
 
 
 def build_batch(
     chunks: Ordered[Chunk], query_heads_per_kv: int, dtype: torch.dtype, device: torch.device
 ) -> ForwardBatch:
-    """Tensors for `chunks`, which must be `in_row_order`. Logits are wanted of the final chunks' last rows."""
+    """Tensors for `chunks`, which must be `in_row_order`.
+
+    Logits are wanted of each final chunk's last pending token and of its drafted ones.
+    """
     token_ids: list[int] = []
     positions: list[int] = []
     slots: list[int] = []
     logit_rows: list[int] = []
     groups: list[AttentionGroup] = []
-    for width, members in groupby(chunks, key=lambda chunk: chunk.num_tokens):
+    for width, members in groupby(chunks, key=lambda chunk: chunk.width):
         equals = list(members)
         size = len(equals) if width <= SHARED_WIDTH else 1
         for start in range(0, len(equals), size):
@@ -42,11 +45,11 @@ def build_batch(
             groups.append(_build_group(group, len(token_ids), query_heads_per_kv, dtype, device))
             for chunk in group:
                 sequence, first = chunk.sequence, chunk.sequence.num_computed
-                token_ids += sequence.pending_ids(width)
+                token_ids += [*sequence.pending_ids(chunk.num_tokens), *chunk.drafted]
                 positions += range(first, first + width)
                 slots += [slot_of(sequence.block_ids, at) for at in range(first, first + width)]
                 if chunk.is_final:
-                    logit_rows.append(len(token_ids) - 1)
+                    logit_rows += range(len(token_ids) - len(chunk.drafted) - 1, len(token_ids))
     return ForwardBatch(
         token_ids=torch.tensor(token_ids, device=device),
         positions=torch.tensor(positions, device=device),
@@ -59,7 +62,7 @@ def build_batch(
 def _build_group(
     chunks: list[Chunk], first_row: int, repeats: int, dtype: torch.dtype, device: torch.device
 ) -> AttentionGroup:
-    width = chunks[0].num_tokens
+    width = chunks[0].width
     lengths = [chunk.sequence.num_computed + width for chunk in chunks]  # keys seen by the last row
     num_blocks = num_blocks_for(max(lengths))
     tables = [chunk.sequence.block_ids[:num_blocks] for chunk in chunks]

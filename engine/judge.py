@@ -1,23 +1,60 @@
 """From a target's logits to the verdict on a round: each request's warps, its streams, then verification.
 
 In: a `Proposal`, the logits of every sequence's anchor and drafted tokens, and the sequences. Out: a
-`Verdict`. A sequence that got no proposal is judged like the others: nothing is accepted, and its next
-token is drawn. It changes no sequence. B = sequences, R = rows, V = vocabulary.
+`Verdict`, or the tokens to commit. A sequence that got no proposal is judged like the others: nothing is
+accepted, and its next token is drawn. It changes no sequence. B = sequences, R = rows, V = vocabulary.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence as Ordered
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from engine.chance import Stream, most_likely, stream_uniforms
 from engine.drafters.base import Proposal
-from engine.drafters.draws import Stream, stream_uniforms
-from engine.sampler import candidate_probs, penalise, suppress_ends
+from engine.sampler import Choice, Row, candidate_probs, choose_ids, token_logprobs, warp
 from engine.sequence import Sequence
-from engine.verify import Verdict, verify, verify_greedy
+from engine.verify import Verdict, verify, verify_chosen
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What a round adds to a sequence: the drafts that stand and the target's own token."""
+
+    accepted: int
+    choices: list[Choice]
+
+
+@torch.inference_mode()
+def decide(
+    proposal: Proposal, logits: Tensor, sequences: Ordered[Sequence], drafted: Ordered[Ordered[int]]
+) -> list[Judged]:
+    """`judge`, on the host and with the log probabilities that were asked for."""
+    wanting = [sequence.sampling.top_logprobs is not None for sequence in sequences]
+    firsts = [0]
+    for tokens in drafted:
+        firsts.append(firsts[-1] + len(tokens) + 1)
+    raw = {
+        index: logits[firsts[index] : firsts[index + 1]].log_softmax(dim=-1)
+        for index, wants in enumerate(wanting)
+        if wants
+    }
+    verdict = judge(proposal, logits, sequences, drafted)
+    results: list[Judged] = []
+    outcomes = zip(verdict.accepted.tolist(), verdict.next_ids.tolist(), strict=True)
+    for index, (accepted, next_id) in enumerate(outcomes):
+        token_ids = [*drafted[index][:accepted], next_id]
+        if index in raw:
+            rows = raw[index][: accepted + 1]
+            logprobs = token_logprobs(rows, token_ids, sequences[index].sampling)
+            choices = [Choice(one.token_id, one) for one in logprobs]
+        else:
+            choices = [Choice(token_id, None) for token_id in token_ids]
+        results.append(Judged(accepted, choices))
+    return results
 
 
 @torch.inference_mode()
@@ -30,9 +67,9 @@ def judge(
     `drafted` tokens. The anchor is the last of the sequence's tokens, or of its prompt's.
     """
     rows, first_rows = _rows_of(logits, sequences, drafted)
-    _warp(logits, rows)
-    if all(sequence.sampling.is_greedy for sequence in sequences):
-        return verify_greedy(proposal, logits.argmax(dim=-1), first_rows)
+    warp(logits, rows)
+    if proposal.draft_probs is None:
+        return verify_chosen(proposal, choose_ids(logits, rows), first_rows)
     seeds = [sequence.sampling.seed for sequence in sequences]
     places = [len(sequence.output_ids) for sequence in sequences]
     count = proposal.token_ids.shape[1]
@@ -56,51 +93,28 @@ def target_probs(
     sequences hold one certain token. `logits` as in `judge`.
     """
     rows, first_rows = _rows_of(logits, sequences, drafted)
-    _warp(logits, rows)
+    warp(logits, rows)
     return _probs(logits, rows), first_rows
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """The sequence as it would stand at a row, and the place in its answer of the token the row decides."""
-
-    sequence: Sequence
-    place: int
 
 
 def _rows_of(
     logits: Tensor, sequences: Ordered[Sequence], drafted: Ordered[Ordered[int]]
-) -> tuple[list[_Row], Tensor]:
+) -> tuple[list[Row], Tensor]:
     """All rows, and each sequence's first."""
-    rows: list[_Row] = []
+    rows: list[Row] = []
     first_rows: list[int] = []
     for sequence, tokens in zip(sequences, drafted, strict=True):
         first_rows.append(len(rows))
-        place = len(sequence.output_ids)
-        rows += [
-            _Row(_with_drafted(sequence, tokens[:count]), place + count) for count in range(len(tokens) + 1)
-        ]
+        rows += [Row(sequence, tuple(tokens[:count])) for count in range(len(tokens) + 1)]
     return rows, torch.tensor(first_rows, device=logits.device)
 
 
-def _with_drafted(sequence: Sequence, tokens: Ordered[int]) -> Sequence:
-    """The sequence as if `tokens` had been generated; itself where nothing looks at them."""
-    if not tokens or not sequence.sampling.has_penalties:
-        return sequence
-    return replace(sequence, output_ids=[*sequence.output_ids, *tokens])
-
-
-def _warp(logits: Tensor, rows: list[_Row]) -> None:
-    """What changes logits before the temperature, row by row in place."""
-    for index, row in enumerate(rows):
-        if row.sequence.sampling.has_penalties:
-            penalise(logits[index], row.sequence)
-        suppress_ends(logits[index], row.sequence, row.place)
-
-
-def _probs(logits: Tensor, rows: list[_Row]) -> Tensor:
-    probs = torch.zeros_like(logits).scatter_(1, logits.argmax(dim=-1, keepdim=True), 1.0)
+def _probs(logits: Tensor, rows: list[Row]) -> Tensor:
     drawing = [index for index, row in enumerate(rows) if not row.sequence.sampling.is_greedy]
+    if len(drawing) == len(rows):
+        warped = candidate_probs(logits, [row.sequence for row in rows])
+        return warped.div_(warped.sum(dim=-1, keepdim=True))
+    probs = torch.zeros_like(logits).scatter_(1, most_likely(logits).unsqueeze(1), 1.0)
     if drawing:
         warped = candidate_probs(logits[drawing], [rows[index].sequence for index in drawing])
         probs[drawing] = warped / warped.sum(dim=-1, keepdim=True)

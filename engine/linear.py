@@ -109,6 +109,11 @@ class PackedHead:
         return logits.scatter_(1, leading, exact.squeeze(-1))
 
 
+def make_head(weight: Tensor) -> Head:
+    """The head with this weight [vocabulary, hidden], packed where that can be."""
+    return PackedHead(weight) if can_pack(weight.dtype, weight.device) else PlainHead(weight)
+
+
 def can_pack(dtype: torch.dtype, device: torch.device) -> bool:
     """Whether oneDNN's packed bfloat16 products exist here."""
     return device.type == "cpu" and dtype == torch.bfloat16 and has_fast_bfloat16()
@@ -118,6 +123,12 @@ def has_fast_bfloat16() -> bool:
     """Whether this CPU multiplies bfloat16 in hardware (AVX512_BF16 or AMX)."""
     cpu: Any = torch.cpu
     return bool(torch.backends.mkldnn.is_available() and cpu._is_avx512_bf16_supported())
+
+
+def has_tiles() -> bool:
+    """Whether this CPU multiplies whole tiles of int8 and bfloat16 (AMX)."""
+    cpu: Any = torch.cpu
+    return bool(cpu._is_amx_tile_supported())
 
 
 def _pack(weight: Tensor) -> Tensor:

@@ -5,24 +5,41 @@ In: a folder and a format's name. Out: a `Model`. What cannot be loaded is a `St
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import torch
 
 from engine.checkpoint import ModelConfig, read_weights
 from engine.errors import StartError
-from engine.linear import has_fast_bfloat16
+from engine.linear import has_fast_bfloat16, has_tiles
 from engine.model import Llama, Model
-from engine.native.library import NativeUnavailable
+from engine.native.library import NativeUnavailable, load_library
 from engine.quantized import QuantizedLlama, can_quantise
 
+log = logging.getLogger("engine")
 
-def choose_format(name: str, device: torch.device) -> str:
-    """The format that `auto` stands for on this machine; any other stands for itself."""
+
+def choose_format(name: str, device: torch.device, config: ModelConfig | None = None) -> str:
+    """The format that `auto` stands for on this machine, for the model with this config if it is given; any
+    other name stands for itself. Builds the C++ forward where that is the choice: with AMX, without which
+    it prefills more slowly."""
     if name != "auto":
         return name
-    fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else has_fast_bfloat16()
-    return "bfloat16" if fast else "float32"
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+    if config is not None and can_quantise(config) and has_tiles() and _has_library():
+        return "w8a16"
+    return "bfloat16" if has_fast_bfloat16() else "float32"
+
+
+def _has_library() -> bool:
+    try:
+        load_library()
+    except NativeUnavailable as reason:
+        log.warning("not running in w8a16: %s", reason)
+        return False
+    return True
 
 
 def load_model(config: ModelConfig, folder: Path, number_format: str, device: torch.device) -> Model:

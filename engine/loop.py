@@ -11,19 +11,24 @@ import queue
 import time
 from collections.abc import Callable, Iterable
 
-from engine.batch import build_batch, in_row_order
+from engine.batch import in_row_order
 from engine.blocks import BlockAllocator
 from engine.commit import commit
+from engine.compute import Computed, compute
+from engine.cost_curve import measure_curve
+from engine.drafters.base import Drafter
 from engine.errors import Draining, EngineError, StepFailed
+from engine.judge import Judged
 from engine.kv_cache import BLOCK_TOKENS, KVCache, num_blocks_for
 from engine.model import Model
-from engine.observer import Observer
+from engine.observer import Observer, StepTimes
 from engine.places import PlaceLimits, Places
-from engine.prefix import publish_full_blocks, release, take_prefix
+from engine.prefix import publish_full_blocks, release, take_prefix, trim
 from engine.rates import EndRate, StepRates, least
-from engine.sampler import Choice, sample
 from engine.scheduler import Chunk, Limits, Plan, plan_step
 from engine.sequence import Event, Sequence
+from engine.speculation import Drafts, Speculation, round_of
+from engine.step_costs import StepCosts
 from engine.waiting import WaitingQueue
 
 log = logging.getLogger("engine")
@@ -42,6 +47,9 @@ class Engine:
         max_waiting_per_caller: int,
         deliver: Callable[[list[Event]], None],
         prefix_cache: bool = True,
+        drafter: Drafter | None = None,
+        drafter_name: str = "",
+        draft_confidence: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         config = model.config
@@ -55,6 +63,10 @@ class Engine:
             model.dtype,
             model.device,
         )
+        self.speculation = None
+        if drafter is not None:
+            num_blocks = self.allocator.num_blocks
+            self.speculation = Speculation(drafter_name, drafter, model, num_blocks, draft_confidence)
         self.deliver, self.clock = deliver, clock
         self.observer: Observer | None = None
         self.rates, self.ends = StepRates(), EndRate()
@@ -66,6 +78,12 @@ class Engine:
         self._inbox: queue.SimpleQueue[Sequence | str | None] = queue.SimpleQueue()
         self.is_draining = False
         self._drain_until_s = 0.0
+
+    @property
+    def drafter_name(self) -> str | None:
+        """None where nothing is drafted, also after the drafter has failed."""
+        speculation = self.speculation
+        return None if speculation is None or speculation.is_broken else speculation.name
 
     @property
     def kv_total_tokens(self) -> int:
@@ -155,24 +173,27 @@ class Engine:
                 self._cancel(command)
 
     def step(self) -> list[Event]:
-        """Schedule, run, postprocess. A failure ends the sequences of this step only."""
-        plan = plan_step(self.running, self.waiting, self.allocator, self.limits)
+        """Draft, schedule, compute, postprocess. A failure ends the sequences of this step only."""
+        begun_s = self.clock()
+        drafts = self.speculation.draft(self.running) if self.speculation else Drafts()
+        propose_s = self.clock() - begun_s
+        plan = plan_step(self.running, self.waiting, self.allocator, self.limits, drafts.wanted)
         if not plan.chunks:
             return []
-        begun = self.clock()
         events: list[Event] = []
+        num_before = sum(len(chunk.sequence.output_ids) for chunk in plan.chunks)
         try:
             self._apply(plan)
             chunks = in_row_order(plan.chunks)
-            final = [chunk for chunk in chunks if chunk.is_final]
-            choices = self._compute(chunks, final)
-            self._postprocess(chunks, final, choices, events)
+            work = compute(self.model, self.cache, self.speculation, chunks, drafts, self.clock)
+            self._postprocess(work, drafts, events)
         except Exception as error:
             log.exception("step of %d sequences failed", len(plan.chunks))
             failure = StepFailed(f"The engine failed while computing this request ({type(error).__name__}).")
             hit = [chunk.sequence for chunk in plan.chunks if chunk.sequence in self.running]
             return events + [self._fail(sequence, failure) for sequence in hit]
-        self._measure(plan, self.clock() - begun)
+        num_tokens = sum(len(chunk.sequence.output_ids) for chunk in plan.chunks) - num_before
+        self._measure(plan, work, drafts, num_tokens, propose_s, self.clock() - begun_s)
         return events
 
     def _apply(self, plan: Plan) -> None:
@@ -191,7 +212,7 @@ class Engine:
                 self._note_admission(sequence)
         for chunk in plan.chunks:
             sequence = chunk.sequence
-            wanted = num_blocks_for(sequence.num_computed + chunk.num_tokens) - len(sequence.block_ids)
+            wanted = num_blocks_for(sequence.num_computed + chunk.width) - len(sequence.block_ids)
             sequence.block_ids += self.allocator.allocate(max(0, wanted))
 
     def _note_admission(self, sequence: Sequence) -> None:
@@ -200,41 +221,59 @@ class Engine:
         if self.observer:
             self.observer.admitted(sequence)
 
-    def _compute(self, chunks: list[Chunk], final: list[Chunk]) -> list[Choice]:
-        config = self.model.config
-        repeats = config.num_heads // config.num_kv_heads
-        batch = build_batch(chunks, repeats, self.model.dtype, self.model.device)
-        logits = self.model.forward(batch, self.cache).logits  # [final, V]
-        return sample(logits, [chunk.sequence for chunk in final]) if final else []
-
-    def _postprocess(
-        self, chunks: list[Chunk], final: list[Chunk], choices: list[Choice], events: list[Event]
-    ) -> None:
+    def _postprocess(self, work: Computed, drafts: Drafts, events: list[Event]) -> None:
         """Fills `events` one by one, so that a failure half-way loses none."""
-        for chunk in chunks:
-            chunk.sequence.num_computed += chunk.num_tokens
-            if self.prefix_cache:
-                publish_full_blocks(chunk.sequence, self.allocator)
         now = self.clock()
-        for chunk, choice in zip(final, choices, strict=True):
-            events.append(self._commit(chunk.sequence, choice, now))
+        num_decoding = sum(1 for chunk in work.chunks if chunk.is_round)
+        for chunk in work.chunks:
+            sequence, judged = chunk.sequence, work.judged.get(chunk.sequence)
+            if judged is None:
+                sequence.num_computed += chunk.num_tokens
+                self._publish(sequence)
+            else:
+                events.append(self._advance(chunk, judged, drafts, num_decoding, now))
 
-    def _commit(self, sequence: Sequence, choice: Choice, now: float) -> Event:
+    def _advance(self, chunk: Chunk, judged: Judged, drafts: Drafts, num_decoding: int, now: float) -> Event:
+        """A sequence's new tokens, with all that follows from them."""
+        sequence, is_round, num_before = chunk.sequence, chunk.is_round, chunk.sequence.num_tokens
         is_first = sequence.first_token_s is None
-        event = commit(sequence, choice, now)
+        if self.speculation:
+            self.speculation.learn(drafts, chunk, judged)
+        event = commit(sequence, judged.choices, now)
+        # An answer may end within its drafts; what was stored for the rest of them is nobody's.
+        reached = sequence.num_computed + chunk.num_tokens + judged.accepted
+        sequence.num_computed = min(reached, sequence.num_tokens)
+        self._publish(sequence)
+        trim(sequence, self.allocator)
+        if is_round:
+            done = round_of(drafts, chunk, judged, sequence.num_tokens - num_before)
+            sequence.counts.add(done)
+            if self.observer:
+                self.observer.round_done(sequence, done, num_decoding)
         if is_first and self.observer:
             self.observer.first_token(sequence)
         if sequence.finish_reason is not None:
             self._end(sequence, sequence.finish_reason)
         return event
 
-    def _measure(self, plan: Plan, seconds: float) -> None:
+    def _publish(self, sequence: Sequence) -> None:
+        if self.prefix_cache:
+            publish_full_blocks(sequence, self.allocator)
+
+    def _measure(
+        self, plan: Plan, work: Computed, drafts: Drafts, num_tokens: int, propose_s: float, total_s: float
+    ) -> None:
         prefilled = sum(chunk.num_tokens for chunk in plan.chunks if chunk.num_tokens > 1)
-        decoding = sum(1 for chunk in plan.chunks if chunk.num_tokens == 1)
-        self.rates.observe(decoding, prefilled, seconds)
-        self.ends.observe(sum(1 for chunk in plan.chunks if chunk.sequence.finish_reason), seconds)
+        decoding = [chunk.sequence for chunk in plan.chunks if chunk.num_tokens == 1]
+        self.rates.observe(len(decoding), prefilled, num_tokens, total_s)
+        self.ends.observe(sum(1 for chunk in plan.chunks if chunk.sequence.finish_reason), total_s)
+        draft_s = propose_s + work.extend_s
+        overhead_s = total_s - draft_s - work.verify_s - work.sample_s
+        times = StepTimes(draft_s, work.verify_s, work.sample_s, overhead_s)
+        if self.speculation and not prefilled:
+            self.speculation.observe(drafts, decoding, work.num_rows, propose_s, times)
         if self.observer:
-            self.observer.step_done(seconds)
+            self.observer.step_done(times)
             if plan.preempted:
                 self.observer.preempted(len(plan.preempted))
 
@@ -258,6 +297,12 @@ class Engine:
 
     def warm_up(self, sequences: Iterable[Sequence]) -> None:
         """Run sequences to their end before anything is served, so that the first rates are measured ones."""
+        if self.speculation:
+            width = 1 + self.speculation.drafter.num_slots
+            most_rows = self.limits.max_batch * width
+            self.speculation.costs = StepCosts(
+                measure_curve(self.model, self.cache, most_rows, width, self.clock)
+            )
         for sequence in sequences:
             self.rates = StepRates()  # the first pass pays for the libraries' own set-up
             self.submit(sequence)

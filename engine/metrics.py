@@ -1,14 +1,30 @@
 """The engine's Prometheus metrics, in a registry of their own.
 
 Counts what the loop reports and reads gauges from the engine when scraped. Knows no HTTP.
+
+Rounds and their tokens are counted in all (`rounds`, `draft_tokens`, …) and once more for each dimension by
+itself (`shape_rounds{shape}`, `temperature_rounds{temperature}`, …). All labels on one counter would be a thousand
+series each; one counter with a label that names the dimension could not be summed without counting rounds
+several times. This way every counter adds up to the figure without labels.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
+import torch
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from engine.loop import Engine
-from engine.sequence import Sequence
+from engine.observer import StepTimes
+from engine.sequence import Round, Sequence
+from engine.speculation_stats import Counts, SpeculationStats
+
+_NAME = "sparkgate_engine_"
+_STEP_PHASES = ("draft", "verify", "sample", "overhead")
+_NEWEST_STEP_WEIGHT = 0.1  # recent step times are about the last twenty steps
 
 _STEP_BUCKETS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0, 5.0)
 _WAIT_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -19,7 +35,7 @@ class EngineMetrics:
 
     def __init__(self, engine: Engine) -> None:
         self._registry = registry = CollectorRegistry()
-        name = "sparkgate_engine_"
+        name = _NAME
         self._requests = Counter(f"{name}requests", "Requests ended", ["finish_reason"], registry=registry)
         self._prompt_tokens = Counter(
             f"{name}prompt_tokens", "Prompt tokens of admitted requests", registry=registry
@@ -32,6 +48,10 @@ class EngineMetrics:
         self._step = Histogram(
             f"{name}step_seconds", "One engine step", buckets=_STEP_BUCKETS, registry=registry
         )
+        phases = Counter(
+            f"{name}step_phase_seconds", "Time of all steps, by phase", ["phase"], registry=registry
+        )
+        self._phases = [phases.labels(phase=phase) for phase in _STEP_PHASES]
         self._queue = Histogram(
             f"{name}queue_seconds", "Arrival to first step", buckets=_WAIT_BUCKETS, registry=registry
         )
@@ -44,7 +64,7 @@ class EngineMetrics:
             buckets=_WAIT_BUCKETS,
             registry=registry,
         )
-        gauges = {
+        gauges: dict[str, tuple[str, Callable[[], float]]] = {
             "running": ("Sequences being computed", lambda: len(engine.running)),
             "waiting": ("Sequences waiting", lambda: engine.num_open - len(engine.running)),
             "kv_used_fraction": ("Share of the cache's blocks in use", lambda: engine.kv_used_fraction),
@@ -53,8 +73,12 @@ class EngineMetrics:
                 lambda: engine.allocator.num_cached,
             ),
         }
+        gauges |= _gpu_gauges(engine.model.device)
         for gauge, (text, value) in gauges.items():
             Gauge(f"{name}{gauge}", text, registry=registry).set_function(value)
+        self.speculation = SpeculationStats()
+        registry.register(_SpeculationCollector(self.speculation))
+        self.step_s: dict[str, float | None] = dict.fromkeys(_STEP_PHASES)
         self.num_requests = 0
         self.num_prompt_tokens = 0
         self.num_hit_tokens = 0
@@ -64,8 +88,16 @@ class EngineMetrics:
         """Share of all prompt tokens that did not have to be computed; None before the first request."""
         return self.num_hit_tokens / self.num_prompt_tokens if self.num_prompt_tokens else None
 
-    def step_done(self, seconds: float) -> None:
-        self._step.observe(seconds)
+    def step_done(self, times: StepTimes) -> None:
+        self._step.observe(times.total_s)
+        spent = (times.draft_s, times.verify_s, times.sample_s, times.overhead_s)
+        for phase, counter, seconds in zip(_STEP_PHASES, self._phases, spent, strict=True):
+            counter.inc(max(0.0, seconds))  # what is left of two clock readings may be a hair below zero
+            mean = self.step_s[phase]
+            self.step_s[phase] = seconds if mean is None else mean + _NEWEST_STEP_WEIGHT * (seconds - mean)
+
+    def round_done(self, sequence: Sequence, done: Round, num_decoding: int) -> None:
+        self.speculation.round_done(sequence, done, num_decoding)
 
     def admitted(self, sequence: Sequence) -> None:
         self.num_prompt_tokens += len(sequence.prompt_ids)
@@ -91,3 +123,65 @@ class EngineMetrics:
     def render(self) -> bytes:
         """Prometheus text format."""
         return generate_latest(self._registry)
+
+
+class _SpeculationCollector(Collector):
+    """Writes the counts out when scraped, so that a round costs no more than counting it once."""
+
+    _FIGURES: tuple[tuple[str, str, Callable[[Counts], float]], ...] = (
+        ("rounds", "Passes of the target over a decoding sequence", lambda counts: counts.rounds),
+        ("draft_tokens", "Tokens drafted", lambda counts: counts.drafted),
+        ("verified_tokens", "Drafted tokens that went through the target", lambda counts: counts.verified),
+        ("accepted_tokens", "Drafted tokens accepted", lambda counts: counts.accepted),
+        (
+            "committed_tokens",
+            "Tokens that rounds added to answers, the target's own included",
+            lambda counts: counts.committed,
+        ),
+    )
+
+    def __init__(self, stats: SpeculationStats) -> None:
+        self._stats = stats
+
+    def collect(self) -> Iterable[Metric]:
+        total = self._stats.total
+        for figure, text, value in self._FIGURES:
+            yield CounterMetricFamily(f"{_NAME}{figure}", text, value=value(total.overall))
+            for dimension, bands in total.by.items():
+                family = CounterMetricFamily(
+                    f"{_NAME}{dimension}_{figure}", f"{text}, by {dimension}", labels=[dimension]
+                )
+                for band, counts in bands.items():
+                    family.add_metric([band], value(counts))
+                yield family
+        for figure, text, rounds in (
+            ("slot_verified", "Rounds that verified draft slot k", total.overall.verified_rounds),
+            ("slot_accepted", "Rounds that accepted all drafts up to slot k", total.overall.survived_rounds),
+        ):
+            family = CounterMetricFamily(f"{_NAME}{figure}", text, labels=["slot"])
+            for slot, count in enumerate(rounds, start=1):
+                family.add_metric([str(slot)], count)
+            yield family
+
+
+def _gpu_gauges(device: torch.device) -> dict[str, tuple[str, Callable[[], float]]]:
+    """None without a CUDA device; no utilisation where its library is missing or the device does not tell."""
+    if device.type != "cuda":
+        return {}
+    gauges: dict[str, tuple[str, Callable[[], float]]] = {
+        "gpu_memory_allocated_bytes": (
+            "GPU memory that tensors hold",
+            lambda: torch.cuda.memory_allocated(device),
+        ),
+        "gpu_memory_reserved_bytes": (
+            "GPU memory taken from the driver",
+            lambda: torch.cuda.memory_reserved(device),
+        ),
+    }
+    try:
+        torch.cuda.utilization(device)
+    except Exception:  # a class of the optional library, which may not be there to be named
+        return gauges
+    text = "Share of the last moments in which the GPU computed"
+    gauges["gpu_utilisation_fraction"] = (text, lambda: torch.cuda.utilization(device) / 100)
+    return gauges

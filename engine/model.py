@@ -22,16 +22,17 @@ from engine.kv_cache import KVCache
 from engine.linear import (
     Head,
     Linear,
-    PackedHead,
     PackedLinear,
     PackedSwiGLU,
-    PlainHead,
     PlainLinear,
     PlainSwiGLU,
     SwiGLU,
     can_pack,
+    make_head,
 )
 from engine.rope import rotary_table
+
+LAST_HIDDEN = -1  # captured in place of layers: the state after the final norm, which the head reads
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,22 +64,32 @@ class ForwardBatch:
 
 @dataclass(frozen=True, slots=True)
 class Forwarded:
-    """What a forward computed. `features` is None where no layer's output was asked for."""
+    """What a forward computed. `features` is None where nothing was captured."""
 
     logits: Tensor  # [R, V] float32, the wanted rows
-    features: Tensor | None  # [N, layers * D], every row: the captured layers side by side
+    features: Tensor | None  # [N, layers * D], every row: what was captured, side by side
 
 
 class Model(Protocol):
-    """What runs the forward. `dtype` is that of keys, values and features; `number_format` names the weights'."""
+    """What runs the forward. `dtype` is that of keys, values and features; `number_format` names the weights'.
+
+    `embedding` and `head_weight` [V, D], one tensor where they are tied, and `head` are there for drafters.
+    """
 
     config: ModelConfig
     dtype: torch.dtype
     device: torch.device
     number_format: str
+    embedding: Tensor
+    head_weight: Tensor
+
+    @property
+    def head(self) -> Head:
+        """The output head: states after the final norm in `dtype` to logits."""
 
     def forward(self, batch: ForwardBatch, cache: KVCache, capture: tuple[int, ...] = ()) -> Forwarded:
-        """Compute all rows, store their keys and values; `capture` names layers whose outputs are wanted."""
+        """Compute all rows, store their keys and values; `capture` names layers whose outputs are wanted,
+        or is `(LAST_HIDDEN,)`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +136,9 @@ class Llama:
                 )
             )
         self.final_norm = load("norm")
-        head = self.embedding if config.tied_embeddings else weights["lm_head.weight"].to(device, dtype)
-        self.head: Head = PackedHead(head) if packed else PlainHead(head)
+        tied = config.tied_embeddings
+        self.head_weight = self.embedding if tied else weights["lm_head.weight"].to(device, dtype)
+        self.head: Head = make_head(self.head_weight)
         self.cosine, self.sine = rotary_table(config, dtype, device)  # [positions, 1, d] each
 
     def _head_norms(self, at: str, load: Callable[[str], Tensor]) -> Tensor:
@@ -140,11 +152,12 @@ class Llama:
         """Compute all rows, store their keys and values.
 
         `capture` names layers by index, strictly increasing, the last one excluded: their outputs (the
-        residual stream before the next norm) become the features. ValueError where it does not.
+        residual stream before the next norm) become the features. `(LAST_HIDDEN,)` asks for the state after
+        the final norm instead. ValueError for anything else.
         """
         check_capture(capture, self.config.num_layers)
         features = None
-        if capture:
+        if capture and capture != (LAST_HIDDEN,):
             shape = (len(batch.token_ids), len(capture), self.config.hidden_size)
             features = torch.empty(shape, dtype=self.dtype, device=self.device)  # [N, layers, D]
         hidden = F.embedding(batch.token_ids, self.embedding)  # [N, D]
@@ -158,6 +171,9 @@ class Llama:
             hidden = layer.mlp_out.add_to(hidden, layer.gate_up(normed))
             if features is not None and index in capture:
                 features[:, capture.index(index)] = hidden
+        if capture == (LAST_HIDDEN,):
+            last = self._norm(hidden, self.final_norm)  # [N, D]
+            return Forwarded(self.head(last.index_select(0, batch.logit_rows)), last)
         wanted = self._norm(hidden.index_select(0, batch.logit_rows), self.final_norm)
         return Forwarded(self.head(wanted), features.flatten(1) if features is not None else None)
 
@@ -211,10 +227,12 @@ class Llama:
 
 
 def check_capture(capture: tuple[int, ...], num_layers: int) -> None:
-    """ValueError unless these are layers whose outputs drafters may read.
+    """ValueError unless these are layers whose outputs drafters may read, or `LAST_HIDDEN` alone.
 
     The last layer is refused: training and evaluation tools disagree on whether its output is normed.
     """
+    if capture == (LAST_HIDDEN,):
+        return
     rising = all(low < high for low, high in pairwise(capture))
     if not rising or any(not 0 <= index < num_layers - 1 for index in capture):
         raise ValueError(

@@ -11,7 +11,7 @@ from array import array
 from hashlib import blake2b
 
 from engine.blocks import BlockAllocator
-from engine.kv_cache import BLOCK_TOKENS
+from engine.kv_cache import BLOCK_TOKENS, num_blocks_for
 from engine.sequence import Sequence
 
 _DIGEST_BYTES = 16  # cryptographic, so that no caller can make up a prompt that hits another one's blocks
@@ -54,6 +54,14 @@ def publish_full_blocks(sequence: Sequence, allocator: BlockAllocator) -> None:
     for index in range(sequence.num_published, num_full):
         sequence.block_ids[index] = allocator.publish(sequence.block_ids[index], digests[index])
     sequence.num_published = num_full
+
+
+def trim(sequence: Sequence, allocator: BlockAllocator) -> None:
+    """Give back the blocks that only rejected drafts were to use."""
+    surplus = sequence.block_ids[num_blocks_for(sequence.num_tokens) :]
+    if surplus:
+        allocator.free(surplus)
+        del sequence.block_ids[-len(surplus) :]
 
 
 def release(sequence: Sequence, allocator: BlockAllocator) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from functools import cached_property
 from weakref import finalize
 
 import torch
@@ -16,7 +17,8 @@ from torch import Tensor
 
 from engine.checkpoint import ModelConfig
 from engine.kv_cache import KVCache
-from engine.model import ForwardBatch, Forwarded, check_capture
+from engine.linear import Head, make_head
+from engine.model import LAST_HIDDEN, ForwardBatch, Forwarded, check_capture
 from engine.native.library import Step, load_library
 from engine.rope import rotary_table
 
@@ -24,7 +26,10 @@ _HEAD_DIMS = frozenset({16, 32, 48, 64, 80, 96, 128, 256})  # those that attenti
 
 
 class QuantizedLlama:
-    """Weights in eight bits with a scale for every 64 of a column; keys and values are bfloat16 (`dtype`)."""
+    """Weights in eight bits with a scale for every 64 of a column; keys and values are bfloat16 (`dtype`).
+
+    Values lie in the cache's blocks as `native/attention.h` reads them: its caches are not for another model.
+    """
 
     dtype = torch.bfloat16
     device = torch.device("cpu")
@@ -36,7 +41,9 @@ class QuantizedLlama:
         self._library = load_library()
         self.embedding = weights["model.embed_tokens.weight"].to(torch.bfloat16).contiguous()  # [V, D]
         tied = config.tied_embeddings
-        self._head = self.embedding if tied else weights["lm_head.weight"].to(torch.bfloat16).contiguous()
+        self.head_weight = (
+            self.embedding if tied else weights["lm_head.weight"].to(torch.bfloat16).contiguous()
+        )
         table = rotary_table(config, torch.float32, self.device)
         self._cosine, self._sine = (part.squeeze(1).contiguous() for part in table)  # [positions, d]
         final_norm = _floats(weights["model.norm.weight"])
@@ -49,12 +56,20 @@ class QuantizedLlama:
             config.head_dim,
             config.num_layers,
             config.norm_eps,
-            *(at.data_ptr() for at in (self.embedding, self._head, self._cosine, self._sine, final_norm)),
+            *(
+                at.data_ptr()
+                for at in (self.embedding, self.head_weight, self._cosine, self._sine, final_norm)
+            ),
         )
         finalize(self, self._library.sparkgate_free, self._model)
         for index in range(config.num_layers):
             self._set_layer(index, weights)
-        self._set_weight(0, 4, _floats(self._head))
+        self._set_weight(0, 4, _floats(self.head_weight))
+
+    @cached_property
+    def head(self) -> Head:
+        """The output head in bfloat16, made when a drafter first asks: the forward has its own."""
+        return make_head(self.head_weight)
 
     @property
     def has_amx(self) -> bool:
@@ -93,6 +108,7 @@ class QuantizedLlama:
         logits = torch.empty(num_logits, config.vocab_size)
         features = torch.empty(num_rows, len(capture) * config.hidden_size) if capture else None
         tables, first_rows, widths = _sequences(batch)
+        layers = (config.num_layers,) if capture == (LAST_HIDDEN,) else capture  # as forward.cpp counts
         step = Step(
             num_rows=num_rows,
             num_sequences=len(tables),
@@ -105,7 +121,7 @@ class QuantizedLlama:
             widths=_wholes(widths),
             block_ids=_wholes(tables),
             logit_rows=batch.logit_rows.data_ptr(),
-            captured=_wholes(capture),
+            captured=_wholes(layers),
             cache=_wholes([layer.data_ptr() for layer in cache.layers]),
             logits=logits.data_ptr(),
             features=features.data_ptr() if features is not None else None,

@@ -18,14 +18,19 @@ class StepRates:
         self._step_s: dict[int, float] = {}
         self._prefill_token_s: float | None = None
         self._decode_token_s: float | None = None
+        self._tokens_a_step: float | None = None  # of each sequence: more than one with accepted drafts
 
-    def observe(self, num_decoding: int, num_prefilled: int, seconds: float) -> None:
-        """One step with so many decoding sequences and prefill tokens. A mixed step counts as prefill."""
+    def observe(self, num_decoding: int, num_prefilled: int, num_tokens: int, seconds: float) -> None:
+        """One step with so many decoding sequences and prefill tokens, which added `num_tokens` to answers.
+
+        A mixed step counts as prefill.
+        """
         if num_prefilled:
             self._prefill_token_s = _mean(self._prefill_token_s, seconds / num_prefilled)
         elif num_decoding:
             self._step_s[num_decoding] = _mean(self._step_s.get(num_decoding), seconds)
-            self._decode_token_s = _mean(self._decode_token_s, seconds / num_decoding)
+            self._tokens_a_step = _mean(self._tokens_a_step, num_tokens / num_decoding)
+            self._decode_token_s = _mean(self._decode_token_s, seconds / max(1, num_tokens))
 
     @property
     def steps_per_s(self) -> dict[int, float]:
@@ -50,7 +55,8 @@ class StepRates:
         if not steps:
             return None
         nearest = min(steps, key=lambda size: abs(size - num_running))
-        return num_decode * steps[nearest] + num_prefill * (self._prefill_token_s or 0.0)
+        num_steps = num_decode / (self._tokens_a_step or 1.0)
+        return num_steps * steps[nearest] + num_prefill * (self._prefill_token_s or 0.0)
 
 
 class EndRate:

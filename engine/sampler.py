@@ -1,8 +1,8 @@
-"""Chooses the next token of every row: penalties, temperature, top_k, top_p, min_p, then one draw.
+"""Chooses the next token of every row: grammar, penalties, temperature, top_k, top_p, min_p, then one draw.
 
-In: logits [R, V] and the sequence of each row. Out: one `Choice` a row. Order and meaning of the
-filters are those of transformers. A draw depends on the request's seed and the token's place in the
-answer only, never on the batch around it, so a seed reproduces an answer under any load.
+In: logits [R, V] and what each row stands for. Out: token ids, probabilities, log probabilities. Order
+and meaning of the filters are those of transformers. A draw depends on the request's seed and the token's
+place in the answer only, never on the batch around it, so a seed reproduces an answer under any load.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine.sequence import Sequence, TokenLogprob
+from engine.chance import Stream, draw, most_likely, stream_uniforms
+from engine.sequence import Sampling, Sequence, TokenLogprob
 
 _SHORT_LIST = 256  # candidates looked at before a whole vocabulary is sorted (20 times as slow)
 
@@ -25,51 +26,84 @@ class Choice:
     logprob: TokenLogprob | None
 
 
-@torch.inference_mode()
-def sample(logits: Tensor, sequences: Ordered[Sequence]) -> list[Choice]:
-    """Choose a token for each row of `logits` [R, V] float32, which is overwritten."""
-    wanting = [row for row, sequence in enumerate(sequences) if sequence.sampling.top_logprobs is not None]
-    raw = logits[wanting].log_softmax(dim=-1) if wanting else None  # [wanting, V]
-    for row, sequence in enumerate(sequences):
-        if sequence.sampling.has_penalties:
-            penalise(logits[row], sequence)
-        suppress_ends(logits[row], sequence, len(sequence.output_ids))
-    chosen = logits.argmax(dim=-1)  # [R]
-    drawing = [row for row, sequence in enumerate(sequences) if not sequence.sampling.is_greedy]
-    if drawing:
-        drawers = [sequences[row] for row in drawing]
-        rows = torch.tensor(drawing, device=logits.device)
-        chosen[rows] = _draw(candidate_probs(logits[rows], drawers), drawers)
-    token_ids: list[int] = chosen.tolist()
-    logprobs: dict[int, TokenLogprob] = {}
-    if raw is not None:
-        logprobs = dict(zip(wanting, _logprobs(raw, wanting, token_ids, sequences), strict=True))
-    return [Choice(token_id, logprobs.get(row)) for row, token_id in enumerate(token_ids)]
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of logits: a sequence as it would stand after some drafted tokens, about to choose the next."""
+
+    sequence: Sequence
+    drafted: tuple[int, ...] = ()
+
+    @property
+    def place(self) -> int:
+        """The number, from 0, of the answer's token that this row decides."""
+        return len(self.sequence.output_ids) + len(self.drafted)
 
 
-def penalise(logits: Tensor, sequence: Sequence) -> None:
+def warp(logits: Tensor, rows: Ordered[Row]) -> None:
+    """What changes logits [R, V] before the temperature, in place: grammar, biases, penalties, ends too early."""
+    at = 0
+    while at < len(rows):
+        grammar = rows[at].sequence.grammar
+        count = 1
+        while at + count < len(rows) and rows[at + count].sequence is rows[at].sequence:
+            count += 1
+        if grammar is not None:
+            allowed = grammar.allowed(rows[at + count - 1].drafted)  # [count, V]
+            logits[at : at + count].masked_fill_(~allowed.to(logits.device), float("-inf"))
+        at += count
+    for index, row in enumerate(rows):
+        if row.sequence.sampling.logit_bias:
+            _add_bias(logits[index], row.sequence.sampling)
+        if row.sequence.sampling.has_penalties:
+            penalise(logits[index], row)
+        suppress_ends(logits[index], row)
+
+
+def penalise(logits: Tensor, row: Row) -> None:
     """Apply the penalties to one row [V] in place.
 
     Presence and frequency count generated tokens (OpenAI's definition); repetition also looks at the
     prompt (the definition of transformers).
     """
-    sampling = sequence.sampling
+    sequence, sampling = row.sequence, row.sequence.sampling
+    generated = np.array([*sequence.output_ids, *row.drafted], dtype=np.int64)
     if sampling.repetition_penalty != 1.0:
-        seen = np.unique(np.array(sequence.prompt_ids + sequence.output_ids))
+        seen = np.unique(np.concatenate([np.array(sequence.prompt_ids, dtype=np.int64), generated]))
         ids = torch.from_numpy(seen).to(logits.device)
         scores, factor = logits[ids], sampling.repetition_penalty
         logits[ids] = torch.where(scores > 0, scores / factor, scores * factor)
-    if sequence.output_ids and (sampling.presence_penalty or sampling.frequency_penalty):
-        generated, counts = np.unique(np.array(sequence.output_ids), return_counts=True)
-        ids = torch.from_numpy(generated).to(logits.device)
+    if len(generated) and (sampling.presence_penalty or sampling.frequency_penalty):
+        distinct, counts = np.unique(generated, return_counts=True)
+        ids = torch.from_numpy(distinct).to(logits.device)
         times = torch.from_numpy(counts).to(logits.device, torch.float32)
         logits[ids] -= sampling.presence_penalty + sampling.frequency_penalty * times
 
 
-def suppress_ends(logits: Tensor, sequence: Sequence, place: int) -> None:
-    """Rule out, in one row [V] in place, what may not yet be the answer's token number `place` (from 0)."""
-    if place < sequence.min_new_tokens and sequence.suppressed_ids:
+def _add_bias(logits: Tensor, sampling: Sampling) -> None:
+    ids, biases = zip(*sampling.logit_bias, strict=True)
+    logits[torch.tensor(ids, device=logits.device)] += torch.tensor(biases, device=logits.device)
+
+
+def suppress_ends(logits: Tensor, row: Row) -> None:
+    """Rule out, in one row [V] in place, what may not yet be the token at the row's place."""
+    sequence = row.sequence
+    if row.place < sequence.min_new_tokens and sequence.suppressed_ids:
         logits[torch.tensor(sorted(sequence.suppressed_ids), device=logits.device)] = float("-inf")
+
+
+def choose_ids(logits: Tensor, rows: Ordered[Row]) -> Tensor:
+    """One token a row of warped `logits` [R, V]: [R]. Greedy rows take the most likely one."""
+    chosen = most_likely(logits)
+    drawing = [index for index, row in enumerate(rows) if not row.sequence.sampling.is_greedy]
+    if drawing:
+        drawers = [rows[index] for index in drawing]
+        at = torch.tensor(drawing, device=logits.device)
+        everything = len(drawing) == len(rows)
+        probs = candidate_probs(logits if everything else logits[at], [row.sequence for row in drawers])
+        seeds = [row.sequence.sampling.seed for row in drawers]
+        points = stream_uniforms(Stream.NEXT, seeds, [row.place for row in drawers], 1, logits.device)
+        chosen[at] = draw(probs, points.squeeze(1))
+    return chosen
 
 
 def candidate_probs(logits: Tensor, sequences: Ordered[Sequence]) -> Tensor:
@@ -118,43 +152,13 @@ def _keep_top(probs: Tensor, rows: list[int], sequences: Ordered[Sequence]) -> N
             return
 
 
-def _draw(probs: Tensor, sequences: Ordered[Sequence]) -> Tensor:
-    """One token a row by inverting the cumulative distribution of `probs` [R, V] at the row's own uniform."""
-    seeds = np.array([sequence.sampling.seed for sequence in sequences], dtype=np.uint64)
-    places = np.array([len(sequence.output_ids) for sequence in sequences], dtype=np.uint64)
-    cumulative = probs.cumsum(dim=-1, dtype=torch.float64)
-    points = torch.from_numpy(uniforms(seeds, places)).to(probs.device).unsqueeze(1) * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, points, right=True).squeeze(1)
-
-
-def uniforms(seeds: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """A number in (0, 1) for each (seed, place), the same on every machine: SplitMix64, used as a counter.
-
-    48 bits and a half, so that neither 0 nor a product rounded up to the total can come out.
-    """
-    mixed = _mix(_mix(seeds) + places * np.uint64(0x9E3779B97F4A7C15))
-    return ((mixed >> np.uint64(16)).astype(np.float64) + 0.5) / float(1 << 48)
-
-
-def _mix(state: np.ndarray) -> np.ndarray:
-    """SplitMix64's output function, on uint64 with wrap-around."""
-    state = state + np.uint64(0x9E3779B97F4A7C15)
-    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return state ^ (state >> np.uint64(31))
-
-
-def _logprobs(
-    raw: Tensor, rows: list[int], token_ids: list[int], sequences: Ordered[Sequence]
-) -> list[TokenLogprob]:
-    """Log probabilities of the chosen tokens and the most likely ones; `raw` [rows, V] belongs to `rows`."""
-    chosen = torch.tensor([token_ids[row] for row in rows], device=raw.device).unsqueeze(1)
+def token_logprobs(raw: Tensor, token_ids: Ordered[int], sampling: Sampling) -> list[TokenLogprob]:
+    """Log probabilities of the tokens chosen at rows `raw` [n, V], and of the most likely ones."""
+    chosen = torch.tensor(token_ids, device=raw.device).unsqueeze(1)
     values: list[float] = raw.gather(1, chosen).squeeze(1).tolist()
-    wanted = [sequences[row].sampling.top_logprobs or 0 for row in rows]
-    top_values, top_ids = (part.tolist() for part in raw.topk(min(max(wanted), raw.shape[1]), dim=-1))
+    count = min(sampling.top_logprobs or 0, raw.shape[1])
+    top_values, top_ids = (part.tolist() for part in raw.topk(count, dim=-1))
     return [
-        TokenLogprob(
-            token_ids[row], values[at], tuple(zip(top_ids[at][:count], top_values[at][:count], strict=True))
-        )
-        for at, (row, count) in enumerate(zip(rows, wanted, strict=True))
+        TokenLogprob(token_id, value, tuple(zip(ids, likely, strict=True)))
+        for token_id, value, ids, likely in zip(token_ids, values, top_ids, top_values, strict=True)
     ]

@@ -7,8 +7,9 @@ request ends. Nothing is changed here; the loop acts on the returned plan.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from engine.blocks import BlockAllocator
 from engine.kv_cache import BLOCK_TOKENS, num_blocks_for
@@ -26,15 +27,26 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """`num_tokens` pending tokens of one sequence, to be computed in this step."""
+    """`num_tokens` pending tokens of one sequence, and drafted ones after its last, to be computed in this step."""
 
     sequence: Sequence
     num_tokens: int
+    drafted: tuple[int, ...] = ()
+
+    @property
+    def width(self) -> int:
+        """Rows of the forward."""
+        return self.num_tokens + len(self.drafted)
 
     @property
     def is_final(self) -> bool:
         """Whether nothing stays pending, so that a new token can be sampled."""
         return self.num_tokens == self.sequence.num_pending
+
+    @property
+    def is_round(self) -> bool:
+        """Whether it continues an answer, with or without drafts."""
+        return self.num_tokens == 1 and self.is_final and bool(self.sequence.output_ids)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +71,16 @@ class Plan:
 
 
 def plan_step(
-    running: Iterable[Sequence], waiting: Iterable[Sequence], allocator: BlockAllocator, limits: Limits
+    running: Iterable[Sequence],
+    waiting: Iterable[Sequence],
+    allocator: BlockAllocator,
+    limits: Limits,
+    drafted: Mapping[Sequence, tuple[int, ...]] = MappingProxyType({}),
 ) -> Plan:
-    """Plan one step. `running` is in order of admission, `waiting` in the order to admit in."""
+    """Plan one step. `running` is in order of admission, `waiting` in the order to admit in.
+
+    `drafted` tokens are verified as far as there are blocks for them that nobody needs.
+    """
     alive, free = list(running), FreeBlocks(allocator)
     admitted = _admit(alive, waiting, free, allocator, limits)
     pending = {sequence: sequence.num_pending for sequence in alive}
@@ -69,6 +88,8 @@ def plan_step(
     counts = share_prefill(pending, limits.prefill_chunk)
     chunks, preempted = _claim(alive, counts, free)
     fresh = [admission.sequence for admission in admitted]
+    free.count -= sum(_blocks_after(admission, counts[admission.sequence]) for admission in admitted)
+    chunks = _add_drafts(chunks, drafted, free)
     chunks += [Chunk(sequence, counts[sequence]) for sequence in fresh if counts[sequence]]
     return Plan(tuple(chunks), tuple(admitted), tuple(preempted))
 
@@ -166,6 +187,30 @@ def _claim(
         free.count -= _blocks_wanted(sequence, count)
         chunks.append(Chunk(sequence, count))
     return chunks, preempted
+
+
+def _add_drafts(
+    chunks: list[Chunk], drafted: Mapping[Sequence, tuple[int, ...]], free: FreeBlocks
+) -> list[Chunk]:
+    """The chunks of decoding sequences with their drafts, for which nobody is preempted."""
+    result: list[Chunk] = []
+    for chunk in chunks:
+        sequence, tokens = chunk.sequence, drafted.get(chunk.sequence, ())
+        if tokens and chunk.is_final:
+            held = max(len(sequence.block_ids), num_blocks_for(sequence.num_computed + chunk.num_tokens))
+            room = (held + max(0, free.count)) * BLOCK_TOKENS - sequence.num_computed - chunk.num_tokens
+            tokens = tokens[:room]
+            needed = num_blocks_for(sequence.num_computed + chunk.num_tokens + len(tokens))
+            free.count -= max(0, needed - held)
+            chunk = replace(chunk, drafted=tokens)
+        result.append(chunk)
+    return result
+
+
+def _blocks_after(admission: Admission, count: int) -> int:
+    """Blocks beyond its prefix, for its first `count` tokens."""
+    computed = len(admission.prefix) * BLOCK_TOKENS
+    return num_blocks_for(computed + count) - len(admission.prefix)
 
 
 def _blocks_wanted(sequence: Sequence, count: int) -> int:

@@ -6,10 +6,17 @@ times, `Event` is what a step reports about it. Knows nothing of tensors, tokeni
 
 from __future__ import annotations
 
+from array import array
+from collections.abc import Sequence as Ordered
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FinishReason = Literal["stop", "length"]
+# Tokens drafted ahead: as many as pay, none, always a full proposal, or up to a fixed confidence.
+Speculation = Literal["auto", "off", "fixed", "static"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +30,7 @@ class Sampling:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     repetition_penalty: float = 1.0
+    logit_bias: tuple[tuple[int, float], ...] = ()  # token ids and what is added to their logits
     seed: int = 0
     top_logprobs: int | None = None  # None: no log probabilities wanted
 
@@ -32,6 +40,7 @@ class Sampling:
 
     @property
     def has_penalties(self) -> bool:
+        """Whether the tokens so far change the logits."""
         return bool(self.presence_penalty or self.frequency_penalty or self.repetition_penalty != 1.0)
 
 
@@ -42,6 +51,16 @@ class TokenLogprob:
     token_id: int
     logprob: float
     top: tuple[tuple[int, float], ...] = ()  # most likely first
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One pass of the target over a decoding sequence: its last token and drafted ones."""
+
+    drafted: int
+    verified: int  # of the drafted; slot k was tested if verified >= k
+    accepted: int  # of the verified; slot k survived if accepted >= k
+    committed: int  # tokens added to the answer, the target's own included
 
 
 class TextSink(Protocol):
@@ -62,6 +81,39 @@ class TextSink(Protocol):
         """Characters decoded so far, shown or not."""
 
 
+class Grammar(Protocol):
+    """What an answer may look like, one token after the other; see `engine.grammar`."""
+
+    def allowed(self, drafted: Ordered[int]) -> Tensor:
+        """Tokens that may come next, and after each of the `drafted` ones: bool [1 + len(drafted), V].
+
+        Rows after a drafted token that is not allowed itself hold anything. Changes nothing.
+        """
+
+    def push(self, token_id: int) -> None:
+        """Take the token that was chosen."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing but an end token may come next."""
+
+
+@dataclass(slots=True)
+class DraftCounts:
+    """What speculation did for one sequence. Tokens committed a round are accepted ÷ rounds + 1."""
+
+    rounds: int = 0  # passes of the target that each added a token or more, the prompt's not counted
+    drafted: int = 0
+    verified: int = 0  # of these, sent through the target
+    accepted: int = 0  # of these, in the answer
+
+    def add(self, done: Round) -> None:
+        self.rounds += 1
+        self.drafted += done.drafted
+        self.verified += done.verified
+        self.accepted += done.accepted
+
+
 @dataclass(slots=True, eq=False)
 class Sequence:
     """One prompt and what was generated for it. Compared by identity.
@@ -79,6 +131,10 @@ class Sequence:
     min_new_tokens: int = 0
     suppressed_ids: frozenset[int] = frozenset()  # tokens not chosen before `min_new_tokens` are out
     caller: str = ""  # whose turn it uses in the queue; empty: the one all share who give no name
+    shape: str = ""  # its task shape, where the gateway told; only counted by
+    speculation: Speculation = "auto"
+    grammar: Grammar | None = None
+    counts: DraftCounts = field(default_factory=DraftCounts)
     output_ids: list[int] = field(default_factory=list)
     num_computed: int = 0
     block_ids: list[int] = field(default_factory=list)
@@ -90,6 +146,8 @@ class Sequence:
     admitted_s: float | None = None
     first_token_s: float | None = None
     finished_s: float | None = None
+    draft_trust: float = 0.0  # log odds by which its drafts do better than their confidence says
+    _all_ids: array[int] = field(default_factory=lambda: array("q"), init=False, repr=False)
 
     @property
     def num_tokens(self) -> int:
@@ -115,6 +173,13 @@ class Sequence:
             return self.output_ids[start - num_prompt : start - num_prompt + count]
         ids = self.prompt_ids[start : start + count]
         return ids + self.output_ids[: count - len(ids)]
+
+    def all_ids(self) -> array[int]:
+        """Every token, prompt and answer, in one growing array. Not to be changed, nor kept in a view."""
+        known = self._all_ids
+        if len(known) < self.num_tokens:
+            known.extend(self.token_ids(len(known), self.num_tokens - len(known)))
+        return known
 
     def timings(self) -> Timings:
         """Seconds spent so far in each phase; a phase not reached counts nothing."""

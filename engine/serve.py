@@ -18,8 +18,9 @@ import torch
 from starlette.applications import Starlette
 
 from engine.checkpoint import read_config
+from engine.drafters.named import Named, load_named
 from engine.errors import StartError
-from engine.fetch import Progress, fetch_model
+from engine.fetch import Progress, fetch_drafter, fetch_model
 from engine.http.app import build_app
 from engine.http.bridge import Bridge
 from engine.http.generate import Served
@@ -58,6 +59,8 @@ class ServeOptions:
     max_waiting: int = 256
     max_waiting_per_caller: int | None = None
     prefix_cache: bool = True
+    drafter: str = "auto"
+    draft_confidence: float = 0.0
 
 
 def serve(options: ServeOptions, progress: Progress) -> None:
@@ -69,12 +72,14 @@ def serve(options: ServeOptions, progress: Progress) -> None:
         sys.setswitchinterval(0.001)  # how long HTTP work may hold up the model between two operators
         device = choose_device(options.device)
         fetched = fetch_model(options.model, options.data_dir, progress)
+        fetch_drafter(options.drafter, options.data_dir, progress)  # a wrong name fails before a long load
         config = read_config(fetched.folder)
         tokenizer = ModelTokenizer(fetched.folder)
-        model = load_model(config, fetched.folder, choose_format(options.dtype, device), device)
+        model = load_model(config, fetched.folder, choose_format(options.dtype, device, config), device)
         http = HttpServer()
         bridge = Bridge(http.loop)
-        engine = build_engine(options, model, bridge)
+        drafter = load_named(options.drafter, model, options.data_dir, progress)
+        engine = build_engine(options, model, drafter, bridge)
         warm_up(engine)
         app = assemble(fetched.name, engine, bridge, tokenizer)
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -86,7 +91,7 @@ def serve(options: ServeOptions, progress: Progress) -> None:
         log.info("stopped")
 
 
-def build_engine(options: ServeOptions, model: Model, bridge: Bridge) -> Engine:
+def build_engine(options: ServeOptions, model: Model, drafter: Named | None, bridge: Bridge) -> Engine:
     on_cpu = model.device.type == "cpu"
     chunk = options.prefill_chunk or (256 if on_cpu else 2048)
     kv_tokens = options.kv_tokens or max(model.config.max_positions, 4 * 8192)
@@ -97,6 +102,9 @@ def build_engine(options: ServeOptions, model: Model, bridge: Bridge) -> Engine:
         max_waiting=options.max_waiting,
         max_waiting_per_caller=waiting_per_caller(options),
         prefix_cache=options.prefix_cache,
+        drafter=drafter.drafter if drafter else None,
+        drafter_name=drafter.name if drafter else "",
+        draft_confidence=options.draft_confidence,
         deliver=bridge.deliver,
     )
 
@@ -125,7 +133,8 @@ def description(name: str, engine: Engine, listener: socket.socket, ready_s: flo
     host, port = listener.getsockname()[:2]
     return (
         f"{name} ({model.number_format} on {model.device}, {torch.get_num_threads()} threads, "
-        f"{engine.kv_total_tokens} kv tokens) at http://{host}:{port}, ready after {ready_s:.1f} s"
+        f"{engine.kv_total_tokens} kv tokens, drafter {engine.drafter_name or 'none'}) "
+        f"at http://{host}:{port}, ready after {ready_s:.1f} s"
     )
 
 

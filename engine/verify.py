@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from engine.chance import draw
 from engine.drafters.base import Proposal
-from engine.drafters.draws import draw
 
 LEAST_MASS = 1e-8  # below this a residual is rounding, and a draft probability is not divided by
 
@@ -53,8 +53,12 @@ def verify(
     return Verdict(accepted, draw(probs, next_points.gather(1, accepted.unsqueeze(1)).squeeze(1)))
 
 
-def verify_greedy(proposal: Proposal, target_ids: Tensor, first_rows: Tensor) -> Verdict:
-    """The same where every sequence is greedy: `target_ids` [R] are the rows' most likely tokens."""
+def verify_chosen(proposal: Proposal, target_ids: Tensor, first_rows: Tensor) -> Verdict:
+    """The same for certain proposals: `target_ids` [R] are the tokens the target chose at its rows.
+
+    Where it draws them with numbers of their places, a draft stands with the probability the target gives
+    it, as in `verify`, and the answer is the very one that decoding without a drafter gives.
+    """
     count = proposal.token_ids.shape[1]
     slots = torch.arange(count, device=target_ids.device)
     rows = _rows(first_rows, slots, len(target_ids))  # [B, n]

@@ -7,6 +7,7 @@ In: outcomes, engine states, the time. Out: predictions. No I/O, no clock.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from router.breaker import Breaker
@@ -19,13 +20,28 @@ ALL_SHAPES = "*"  # the pooled estimate, prior of every shape
 
 @dataclass(frozen=True, slots=True)
 class EngineState:
-    """What an engine said of itself: sequences running and waiting, and its slots."""
+    """What an engine said of itself: sequences running and waiting, its slots and its pace."""
 
     running: int
     waiting: int
     max_batch: int
     max_context_tokens: int | None = None
     draining: bool = False
+    steps_per_s: Mapping[int, float] = field(default_factory=dict)  # by number of sequences decoding
+    accepted_length: float = 1.0  # tokens that a step adds to an answer, more than one where it speculates
+    accepted_length_by_shape: Mapping[str, float] = field(default_factory=dict)
+
+    def tpot_s(self, shape: str) -> float | None:
+        """Seconds a token of one more answer would take: a step of that many sequences ÷ the tokens it yields.
+
+        None before a step was measured. Of batch sizes never seen the nearest one speaks.
+        """
+        if not self.steps_per_s:
+            return None
+        size = min(self.running + 1, self.max_batch)
+        nearest = min(self.steps_per_s, key=lambda seen: abs(seen - size))
+        tokens = self.accepted_length_by_shape.get(shape, self.accepted_length)
+        return 1.0 / (self.steps_per_s[nearest] * tokens)
 
 
 @dataclass(slots=True)

@@ -2,7 +2,8 @@
 
 In: the fleet's estimates, a query, a shape, the time. Out: a `Prediction`.
 Predicted completion = TTFT + expected output tokens × time per output token. Calls that were not streamed teach
-no TTFT; a target known only from those is predicted by its mean completion.
+no TTFT; a target known only from those is predicted by its mean completion. An engine's own measure of its pace
+is worth as much as the other shapes' calls, whose place it takes: it knows the load and how far drafts carry.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def predict(
     own, pooled = health.of(shape), health.of(ALL_SHAPES)
     crowding = _crowding(health, now)
     ttft_s = own.ttft.mean_s(now, pooled.ttft.mean_s(now, COLD_TTFT_S)) * crowding
-    tpot_s = own.tpot.mean_s(now, pooled.tpot.mean_s(now, COLD_TPOT_S)) * crowding
+    tpot_s = own.tpot.mean_s(now, _tpot_prior_s(shape, health, crowding, now)) * crowding
     completion_s = ttft_s + output_tokens * tpot_s
     if pooled.ttft.weight(now) < 1.0 <= pooled.completion.weight(now):
         completion_s = own.completion.mean_s(now, pooled.completion.mean_s(now, completion_s)) * crowding
@@ -67,6 +68,14 @@ def _crowding(health: Health, now: float) -> float:
     if engine := health.engine:
         crowding = max(crowding, (engine.running + engine.waiting + 1) / engine.max_batch)
     return crowding
+
+
+def _tpot_prior_s(shape: str, health: Health, crowding: float, now: float) -> float:
+    """At the usual load; an engine speaks of its present one."""
+    said = health.engine.tpot_s(shape) if health.engine else None
+    if said is not None:
+        return said / crowding
+    return health.of(ALL_SHAPES).tpot.mean_s(now, COLD_TPOT_S)
 
 
 def _tail_s(own: Learnt, mean_s: float, crowding: float, now: float) -> float:

@@ -97,6 +97,7 @@ class FakeUpstream:
     script: list[Answer] = field(default_factory=list)
     calls: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
+    state: dict[str, Any] | None = None  # what it says at `/state`, where an engine says how it does
     closed_early: int = 0  # connections that the gateway closed before the answer was complete
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
@@ -110,6 +111,9 @@ class FakeUpstream:
             self.closed_early += 1
             raise
 
+    async def tell_state(self, _: web.Request) -> web.StreamResponse:
+        return web.json_response(self.state, status=404 if self.state is None else 200)
+
 
 @asynccontextmanager
 async def fake_upstream() -> AsyncIterator[FakeUpstream]:
@@ -117,6 +121,7 @@ async def fake_upstream() -> AsyncIterator[FakeUpstream]:
     app = web.Application()
     app.router.add_post("/v1/chat/completions", fake.handle)
     app.router.add_post("/v1/completions", fake.handle)
+    app.router.add_get("/state", fake.tell_state)
     runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.2)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)

@@ -59,6 +59,23 @@ class Proposal:
     vocabulary: Tensor | None = None  # [V] target id of each drafter's id; None: they are the same
     confidence_logits: Tensor | None = None  # [B, n] of "passes, given that those before it pass"
 
+    def selected(self, rows: Ordered[int], lengths: Ordered[int]) -> Proposal:
+        """The proposals of some rows in another order, of which `lengths` tokens each are to be verified."""
+        device = self.token_ids.device
+        at = torch.tensor(rows, dtype=torch.long, device=device)
+
+        def pick(part: Tensor | None) -> Tensor | None:
+            return None if part is None else part[at]
+
+        return Proposal(
+            token_ids=self.token_ids[at],
+            lengths=torch.tensor(lengths, dtype=torch.long, device=device),
+            token_probs=pick(self.token_probs),
+            draft_probs=pick(self.draft_probs),
+            vocabulary=self.vocabulary,
+            confidence_logits=pick(self.confidence_logits),
+        )
+
     def limited(self, most: Tensor) -> Proposal:
         """The same, with at most `most` [B] tokens to verify."""
         return replace(self, lengths=torch.minimum(self.lengths, most))

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from engine.chance import Stream, stream_uniforms
 from engine.drafters.base import ContextRows, DraftBatch
-from engine.drafters.draws import GREEDY_BELOW, Stream, stream_uniforms
+from engine.drafters.draws import GREEDY_BELOW
 from engine.kv_cache import slot_of
 
 

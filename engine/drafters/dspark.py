@@ -3,7 +3,8 @@
 The block is the anchor and mask tokens. Its slots see every context row and each other, in both
 directions. With `samples_anchor` slot t stands at position start + t and predicts the token after it;
 without it the anchor predicts nothing and a mask slot predicts the token at its own position.
-B = sequences, w = block width, n = slots that predict, D = hidden size, V = drafter's vocabulary.
+B = sequences, w = block width, n = slots that predict, D = hidden size, V = drafter's vocabulary, k = columns
+that a slot may choose from: all, or those with the largest logits before any bias.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class Drafted:
 
     columns: Tensor  # [B, n]
     draft_probs: Tensor | None  # [B, n, V]
-    logits: Tensor  # [B, n, V] float32, Markov bias included
+    logits: Tensor  # [B, n, k] float32, Markov bias included
     previous: Tensor | None  # [B, n, r] Markov embeddings of the tokens before; None without a head
 
 
@@ -55,6 +56,7 @@ class BlockDrafter:
     vocabulary: Tensor | None = None  # [V] target ids; None: the target's own vocabulary
     samples_anchor: bool = True
     threshold: float = 0.0  # confidence below which a proposal ends; 0 keeps all slots
+    draft_topk: int | None = None  # k; None: all columns
     reads_last_hidden: bool = False
 
     @property
@@ -120,27 +122,44 @@ class BlockDrafter:
         return self.head(hidden.reshape(-1, hidden.shape[-1])).view(*hidden.shape[:2], -1)
 
     def link_slots(self, hidden: Tensor, anchors: Tensor, choose_slot: Choose) -> Drafted:
-        """Choose token by token: each one's Markov embedding biases the slot after it."""
-        logits = self.base_logits(hidden)
+        """Choose token by token: each one's Markov embedding biases the slot after it.
+
+        `choose_slot` gets a slot's number and its logits [B, k], and returns what `draws.choose` does.
+        """
+        base = self.base_logits(hidden)
+        allowed = self._allowed(base)
+        logits = base if allowed is None else base.gather(2, allowed)
         previous_ids, state = anchors, None
         columns, probs, embeddings = [], [], []
         for slot in range(hidden.shape[1]):
+            here = None if allowed is None else allowed[:, slot]
             if self.markov is not None:
                 embedded = F.embedding(previous_ids, self.markov.embedding)  # [B, r]
-                bias, state = self.markov.bias(embedded, hidden[:, slot], state)
-                logits[:, slot] += bias  # summed in float32
+                code, state = self.markov.code(embedded, hidden[:, slot], state)
+                logits[:, slot] += self.markov.biases(code, here)  # summed in float32
                 embeddings.append(embedded)
-            column, distribution = choose_slot(slot, logits[:, slot])
+            chosen, distribution = choose_slot(slot, logits[:, slot])
+            column = chosen if here is None else here.gather(1, chosen.unsqueeze(1)).squeeze(1)
             columns.append(column)
             previous_ids = self._target_ids(column)
             if distribution is not None:
                 probs.append(distribution)
+        draft_probs = torch.stack(probs, dim=1) if probs else None
+        if draft_probs is not None and allowed is not None:
+            draft_probs = torch.zeros_like(base).scatter_(2, allowed, draft_probs)
         return Drafted(
             columns=torch.stack(columns, dim=1),
-            draft_probs=torch.stack(probs, dim=1) if probs else None,
+            draft_probs=draft_probs,
             logits=logits,
             previous=torch.stack(embeddings, dim=1) if embeddings else None,
         )
+
+    def _allowed(self, base: Tensor) -> Tensor | None:
+        """The columns [B, n, k] of the largest logits, in rising order; None where all are allowed."""
+        if self.draft_topk is None:
+            return None
+        count = min(self.draft_topk, base.shape[-1])
+        return base.topk(count, dim=-1, sorted=False).indices.sort(dim=-1).values
 
     def confidence_logits(self, hidden: Tensor, previous: Tensor | None) -> Tensor | None:
         """[B, n] float32 logits of "passes if those before it do"; slot k does not see its own token."""

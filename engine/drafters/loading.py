@@ -18,7 +18,15 @@ from engine.drafters.base import Drafter
 from engine.drafters.chain import ChainDrafter, Eagle3Fusion, MtpFusion
 from engine.drafters.dspark import BlockDrafter
 from engine.drafters.layers import Attention, DraftLayer, RotaryTable, swiglu
-from engine.drafters.markov import GatedHead, MarkovHead, RecurrentHead, VanillaHead
+from engine.drafters.markov import (
+    AllBiases,
+    Biases,
+    GatedHead,
+    MarkovHead,
+    RecurrentHead,
+    SomeBiases,
+    VanillaHead,
+)
 from engine.drafters.settings import DraftSettings, read_settings
 from engine.drafters.tensors import DraftTensors
 from engine.errors import StartError
@@ -48,11 +56,14 @@ class Loaded:
     unused: tuple[str, ...]  # tensors of the file that nothing reads
 
 
-def load_drafter(folder: Path, target: TargetParts, *, threshold: float = 0.0) -> Loaded:
+def load_drafter(
+    folder: Path, target: TargetParts, *, threshold: float = 0.0, draft_topk: int | None = None
+) -> Loaded:
     """Load a DSpark, DFlash, Eagle3 or MTP-1 drafter. StartError where it does not fit or is ambiguous.
 
-    `threshold` is the confidence below which a DSpark proposal ends. Rotary tables, norms and products
-    are in the format of the target's embedding.
+    For DSpark and DFlash: `threshold` is the confidence below which a proposal ends; each slot chooses among
+    its `draft_topk` (1 or more; None: all) likeliest tokens before the Markov bias, which is then computed
+    for these alone. Rotary tables, norms and products are in the format of the target's embedding.
     """
     settings = read_settings(folder)
     _check_target(folder, settings, target)
@@ -63,7 +74,7 @@ def load_drafter(folder: Path, target: TargetParts, *, threshold: float = 0.0) -
     shared = _Shared(settings, tensors, embedding, vocabulary, head, _rotary(settings, target.embedding))
     drafter: Drafter
     if settings.kind == "dspark":
-        drafter = _block_drafter(shared, threshold)
+        drafter = _block_drafter(shared, threshold, draft_topk)
     elif settings.kind == "eagle3":
         drafter = _eagle3(shared)
     else:
@@ -122,7 +133,11 @@ def _head(tensors: DraftTensors, settings: DraftSettings, target: TargetParts) -
 def _vocabulary(tensors: DraftTensors, settings: DraftSettings, target: TargetParts) -> Tensor | None:
     """Target ids of the drafter's ids: the file stores by how much each is further."""
     if settings.draft_vocab_size is None:
-        tensors.maybe("d2t", settings.layers.vocab_size)
+        moved = tensors.maybe("d2t", settings.layers.vocab_size)
+        if moved is not None and bool(moved.any()):
+            raise StartError(
+                f"{tensors.folder}: d2t moves tokens, though the drafter has the whole vocabulary"
+            )
         return None
     offsets = tensors.take("d2t", settings.draft_vocab_size)
     ids = torch.arange(len(offsets), device=offsets.device) + offsets.long()
@@ -159,7 +174,7 @@ def _layer(shared: _Shared, at: str, attention_in: int) -> DraftLayer:
     )
 
 
-def _block_drafter(shared: _Shared, threshold: float) -> BlockDrafter:
+def _block_drafter(shared: _Shared, threshold: float, draft_topk: int | None) -> BlockDrafter:
     settings, tensors = shared.settings, shared.tensors
     hidden, eps = settings.layers.hidden_size, settings.layers.norm_eps
     confidence = None
@@ -177,28 +192,33 @@ def _block_drafter(shared: _Shared, threshold: float) -> BlockDrafter:
         final_norm=tensors.norm("norm", hidden, eps),
         head=shared.head,
         rotary=shared.rotary,
-        markov=_markov(shared) if settings.markov_rank else None,
+        markov=_markov(shared, draft_topk) if settings.markov_rank else None,
         confidence=confidence,
         confidence_reads_markov=settings.confidence_reads_markov,
         vocabulary=shared.vocabulary,
         samples_anchor=settings.samples_anchor,
         threshold=threshold,
+        draft_topk=draft_topk,
     )
 
 
-def _markov(shared: _Shared) -> MarkovHead:
+def _markov(shared: _Shared, draft_topk: int | None) -> MarkovHead:
     settings, tensors = shared.settings, shared.tensors
     rank, hidden = settings.markov_rank, settings.layers.hidden_size
     embedding = tensors.take("markov_head.markov_w1.weight", settings.layers.vocab_size, rank)
     vocab_size = settings.draft_vocab_size or settings.layers.vocab_size
-    out = tensors.projection("markov_head.markov_w2", rank, vocab_size)
+    biases: Biases
+    if draft_topk is None:
+        biases = AllBiases(tensors.projection("markov_head.markov_w2", rank, vocab_size))
+    else:
+        biases = SomeBiases(tensors.take("markov_head.markov_w2.weight", vocab_size, rank))
     if settings.markov_kind == "gated":
         gate = tensors.projection("markov_head.gate_proj", hidden + rank, rank)
-        return GatedHead(embedding, out, gate)
+        return GatedHead(embedding, biases, gate)
     if settings.markov_kind == "rnn":
         joint = tensors.projection("markov_head.joint_proj", 2 * rank + hidden, 3 * rank)
-        return RecurrentHead(embedding, out, joint)
-    return VanillaHead(embedding, out)
+        return RecurrentHead(embedding, biases, joint)
+    return VanillaHead(embedding, biases)
 
 
 def _eagle3(shared: _Shared) -> ChainDrafter:

@@ -64,8 +64,11 @@ def _read(path: Path, raw: dict[str, Any]) -> DraftSettings:
         )
     if len(architectures) == 1 and architectures[0] in DEEPSPEC_KINDS:
         return _read_deepspec(path, raw, DEEPSPEC_KINDS[architectures[0]])
-    if int(raw.get("num_nextn_predict_layers") or raw.get("mtp_num_hidden_layers") or 0) == 1:
+    num_mtp = int(raw.get("num_nextn_predict_layers") or raw.get("mtp_num_hidden_layers") or 0)
+    if num_mtp == 1:
         return DraftSettings("mtp", _layers(path, raw), target_layer_ids=())
+    if num_mtp > 1:
+        raise StartError(f"{path}: {num_mtp} multi-token-prediction layers: only one is supported")
     known = ", ".join(DEEPSPEC_KINDS)
     raise StartError(
         f"{path}: architectures {architectures!r} does not say which drafter this is; known are {known}, "
@@ -158,6 +161,8 @@ def _check(path: Path, settings: DraftSettings) -> None:
             raise StartError(f"{path}: mask_token_id {settings.mask_token_id} is outside the vocabulary")
         if settings.confidence_reads_markov and settings.has_confidence and not settings.markov_rank:
             raise StartError(f"{path}: confidence_head_with_markov needs a markov_rank above 0")
+    elif settings.num_slots < 1:
+        raise StartError(f"{path}: ttt_length {settings.num_slots} leaves nothing to draft")
     elif settings.layers.num_layers != 1 and settings.kind == "eagle3":
         raise StartError(
             f"{path}: num_hidden_layers {settings.layers.num_layers}: an Eagle3 drafter has one layer"

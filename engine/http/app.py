@@ -20,6 +20,7 @@ from engine.http.generate import GenerationEndpoint, Served, check_model, error_
 from engine.http.requests import read_chat, read_completion
 from engine.http.shapes import ChatShape, CompletionShape, Json
 from engine.metrics import EngineMetrics
+from engine.speculation_stats import Counts, Margins
 
 log = logging.getLogger("engine")
 
@@ -48,6 +49,14 @@ class InfoEndpoints:
         }
 
     async def state(self, request: Request) -> Response:
+        """What a router asks once a second. null: nothing was measured yet.
+
+        model, draining, uptime_s; running, waiting: sequences; max_batch; requests_total: ended ones.
+        kv_used_fraction, kv_total_tokens, kv_cached_blocks, prefix_hit_rate, max_context_tokens.
+        prefill_tokens_per_s, decode_tokens_per_s, steps_per_s by number of decoding sequences.
+        step_s: recent seconds a step by phase: draft, verify (the target's forward), sample, overhead.
+        drafter: its name, or null. speculation: recent rounds, see `speculation_json`.
+        """
         engine = self._served.engine
         num_running = len(engine.running)
         return _json(
@@ -65,6 +74,9 @@ class InfoEndpoints:
                 "prefill_tokens_per_s": round(engine.rates.prefill_tokens_per_s, 2),
                 "decode_tokens_per_s": round(engine.rates.decode_tokens_per_s, 2),
                 "steps_per_s": {str(size): round(rate, 3) for size, rate in engine.rates.steps_per_s.items()},
+                "step_s": {phase: _rounded(mean) for phase, mean in self._metrics.step_s.items()},
+                "drafter": engine.drafter_name,
+                "speculation": speculation_json(self._metrics.speculation.recent),
                 "requests_total": self._metrics.num_requests,
                 "uptime_s": round(time.monotonic() - self._started_s, 3),
             }
@@ -95,6 +107,30 @@ def build_app(served: Served, metrics: EngineMetrics) -> Starlette:
     )
 
 
+def speculation_json(recent: Margins) -> Json:
+    """How far recent rounds came, over all, and `by` dimension and band where one had rounds.
+
+    accepted_length: tokens committed a round, the target's own included; proposal_length, verified_length: of
+    the drafted ones; waste: share of the verified that was not accepted; survival: by slot, see
+    `engine.speculation_stats`.
+    """
+    by = {
+        dimension: {band: _yield_json(counts) for band, counts in bands.items() if counts.rounds}
+        for dimension, bands in recent.by.items()
+    }
+    return {**_yield_json(recent.overall), "by": by}
+
+
+def _yield_json(counts: Counts) -> Json:
+    return {
+        "accepted_length": _rounded(counts.accepted_length),
+        "proposal_length": _rounded(counts.proposal_length),
+        "verified_length": _rounded(counts.verified_length),
+        "waste": _rounded(counts.waste),
+        "survival": [_rounded(share) for share in counts.survival],
+    }
+
+
 async def _on_engine_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, EngineError)
     headers = {"retry-after": str(error.retry_after_s)} if error.retry_after_s is not None else None
@@ -117,8 +153,8 @@ async def _on_bug(request: Request, error: Exception) -> Response:
     return _json(error_json(StepFailed("The engine failed while handling this request.")), 500)
 
 
-def _rounded(share: float | None) -> float | None:
-    return None if share is None else round(share, 6)
+def _rounded(figure: float | None) -> float | None:
+    return None if figure is None else round(figure, 6)
 
 
 def _json(body: Json, status: int = 200, headers: dict[str, str] | None = None) -> Response:

@@ -32,8 +32,10 @@ log = logging.getLogger("engine")
 
 MAX_BODY_BYTES = 16 * 1024 * 1024
 CALLER_HEADER = "x-sparkgate-caller"
+SHAPE_HEADER = "x-sparkgate-shape"
 _LONGEST_CALLER = 200
-_LONG_PROMPT = 20_000  # characters; tokenizing more than that would hold up the other streams
+_LONGEST_SHAPE = 64
+_LONG_PROMPT = 20_000  # characters; tokenizing more would hold up the other streams, as a new schema would
 _STREAM_HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -75,6 +77,7 @@ class GenerationEndpoint:
                 served.fingerprint,
             )
             sequence = await self._build_sequence(request, head.id, caller)
+            sequence.shape = read_shape(incoming)
             async with aclosing(served.bridge.run(served.engine, sequence, receive)) as events:
                 answer = Answer(head, self._shape, request, sequence, served.prompts)
                 if request.stream:
@@ -86,7 +89,7 @@ class GenerationEndpoint:
 
     async def _build_sequence(self, request: GenerationRequest, sequence_id: str, caller: str) -> Sequence:
         build = self._served.prompts.build_sequence
-        if request.num_characters > _LONG_PROMPT:
+        if request.num_characters > _LONG_PROMPT or request.json_schema is not None:
             return await asyncio.to_thread(build, request, sequence_id, caller)
         return build(request, sequence_id, caller)
 
@@ -193,6 +196,11 @@ def read_caller(request: Request) -> str:
             f"The header {CALLER_HEADER} is longer than {_LONGEST_CALLER} characters.", param=CALLER_HEADER
         )
     return caller
+
+
+def read_shape(request: Request) -> str:
+    """The task shape, where the client tells; whatever it says, it is only counted by."""
+    return request.headers.get(SHAPE_HEADER, "")[:_LONGEST_SHAPE]
 
 
 async def read_json(request: Request) -> dict[str, Any]:

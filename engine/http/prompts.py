@@ -1,32 +1,36 @@
 """Turns a checked request into a `Sequence`: renders, tokenizes, checks lengths.
 
 In: a `GenerationRequest`. Out: a sequence that fits the engine, or an error that says by how much it
-does not. The only place where HTTP meets the tokenizer.
+does not. The only place where HTTP meets the tokenizer and the grammars.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
 
 from engine.errors import ContextTooLong, InvalidRequest
-from engine.http.requests import GenerationRequest
+from engine.grammar import JsonGrammar, JsonGrammars
+from engine.http.requests import SCHEMA_PARAM, GenerationRequest
 from engine.sequence import Sequence
 from engine.text import TextStream
 from engine.tokenizer import ModelTokenizer
 
 
-@dataclass(frozen=True, slots=True)
 class PromptReader:
-    """The served model's tokenizer and limits."""
+    """The served model's tokenizer, limits and grammars."""
 
-    tokenizer: ModelTokenizer
-    end_ids: frozenset[int]
-    vocab_size: int
-    max_context: int
+    def __init__(
+        self, tokenizer: ModelTokenizer, end_ids: frozenset[int], vocab_size: int, max_context: int
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.end_ids = end_ids
+        self.vocab_size = vocab_size
+        self.max_context = max_context
+        self._grammars = JsonGrammars(tokenizer, end_ids, vocab_size)
 
     def build_sequence(self, request: GenerationRequest, sequence_id: str, caller: str) -> Sequence:
-        """Raises `InvalidRequest` or `ContextTooLong`."""
-        self._check_stop_ids(request)
+        """May take seconds where a prompt is long or a schema new. Raises `InvalidRequest`, `ContextTooLong`."""
+        self._check_ids(request)
         prompt_ids = self._encode(request)
         if not prompt_ids:
             raise InvalidRequest("The prompt is empty; give at least one token.", param="prompt")
@@ -37,30 +41,47 @@ class PromptReader:
                 f"{max_new_tokens} tokens.",
                 param="min_tokens",
             )
+        grammar = self._grammar(request)
+        may_end = grammar is not None or not request.ignore_end  # complete JSON has nothing to go on with
         return Sequence(
             id=sequence_id,
             prompt_ids=prompt_ids,
             sampling=request.sampling,
             max_new_tokens=max_new_tokens,
             text=TextStream(self.tokenizer.token_bytes, request.stops, request.min_new_tokens),
-            end_ids=request.stop_ids | (frozenset() if request.ignore_end else self.end_ids),
+            end_ids=request.stop_ids | (self.end_ids if may_end else frozenset()),
             min_new_tokens=request.min_new_tokens,
             suppressed_ids=request.stop_ids | self.end_ids,  # vLLM's rule: the model's own even if ignored
             caller=caller,
+            speculation=request.speculation,
+            grammar=grammar,
         )
 
-    def _check_stop_ids(self, request: GenerationRequest) -> None:
-        wrong = next((token for token in request.stop_ids if not 0 <= token < self.vocab_size), None)
-        if wrong is not None:
-            raise InvalidRequest(f"Token id {wrong} is not in the vocabulary.", param="stop_token_ids")
+    def _grammar(self, request: GenerationRequest) -> JsonGrammar | None:
+        if request.json_schema is None:
+            return None
+        if not self.end_ids:
+            raise InvalidRequest(
+                "This model has no token that ends an answer; leave 'response_format' out.",
+                param="response_format",
+                code="unsupported_parameter",
+            )
+        return self._grammars.build(request.json_schema, request.is_strict, SCHEMA_PARAM)
+
+    def _check_ids(self, request: GenerationRequest) -> None:
+        self._check_known(request.stop_ids, "stop_token_ids")
+        self._check_known((token_id for token_id, _ in request.sampling.logit_bias), "logit_bias")
         if request.min_new_tokens and len(request.stop_ids | self.end_ids) >= self.vocab_size:
             raise InvalidRequest("'min_tokens' leaves no token to choose.", param="stop_token_ids")
 
+    def _check_known(self, token_ids: Iterable[int], param: str) -> None:
+        wrong = next((token_id for token_id in token_ids if not 0 <= token_id < self.vocab_size), None)
+        if wrong is not None:
+            raise InvalidRequest(f"Token id {wrong} is not in the vocabulary.", param=param)
+
     def _encode(self, request: GenerationRequest) -> list[int]:
         if request.prompt_ids is not None:
-            wrong = next((token for token in request.prompt_ids if not 0 <= token < self.vocab_size), None)
-            if wrong is not None:
-                raise InvalidRequest(f"Token id {wrong} is not in the vocabulary.", param="prompt")
+            self._check_known(request.prompt_ids, "prompt")
             return request.prompt_ids
         text = request.prompt or ""
         if request.messages:

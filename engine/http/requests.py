@@ -7,15 +7,20 @@ may carry them for another provider; known fields that this engine cannot honour
 from __future__ import annotations
 
 import random
+import re
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
+
+import orjson
 
 from engine.chat_template import Message
 from engine.errors import InvalidRequest
 from engine.http.fields import Fields
-from engine.sequence import Sampling
+from engine.sequence import Sampling, Speculation
 
 MAX_STOPS = 4
+MAX_BIASES = 1024
+SCHEMA_PARAM = "response_format.json_schema.schema"
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 _TOOL_ADVICE = "it has no tool calling; leave it out or route the call to a model that has."
 
@@ -33,6 +38,9 @@ class GenerationRequest:
     ignore_end: bool = False
     min_new_tokens: int = 0
     stop_ids: frozenset[int] = frozenset()
+    json_schema: str | None = None  # what the answer must match; None: anything
+    is_strict: bool = False  # whether keywords of the schema that cannot be enforced are refused
+    speculation: Speculation = "auto"
     messages: list[Message] = field(default_factory=list)
     prompt: str | None = None
     prompt_ids: list[int] | None = None
@@ -52,9 +60,6 @@ def read_chat(body: dict[str, Any]) -> GenerationRequest:
     for name in ("tool_choice", "function_call"):
         if fields.raw(name) not in (None, "none", "auto"):
             raise fields.unsupported(name, _TOOL_ADVICE)
-    kind = fields.mapping("response_format").get("type", "text")
-    if kind != "text":
-        raise fields.unsupported("response_format", f"type {kind!r} is not available, only 'text'.")
     modalities = fields.raw("modalities")
     if modalities not in (None, ["text"]):
         raise fields.unsupported("modalities", "it answers in text only.")
@@ -100,21 +105,25 @@ def read_completion(body: dict[str, Any]) -> GenerationRequest:
 def _read_common(fields: Fields, *, top_logprobs: int | None, **given: Any) -> GenerationRequest:
     if fields.integer("n", 1) not in (None, 1):
         raise fields.unsupported("n", "it gives one answer a request; send the request several times.")
-    if fields.mapping("logit_bias"):
-        raise fields.unsupported("logit_bias", "leave it out.")
     stream = fields.flag("stream")
     options = Fields(fields.mapping("stream_options"), "stream_options.")
     if fields.raw("stream_options") is not None and not stream:
         raise fields.invalid("stream_options", "it is only allowed when 'stream' is true.")
-    fields.mapping("sparkgate")
+    json_schema, is_strict = _read_response_format(fields)
+    min_new_tokens = fields.integer("min_tokens", 0) or 0
+    if json_schema is not None and min_new_tokens:
+        raise fields.invalid("min_tokens", "an answer with a 'response_format' ends where its JSON does.")
     return GenerationRequest(
         sampling=_read_sampling(fields, top_logprobs),
         stops=_read_stops(fields),
         stream=stream,
         include_usage=options.flag("include_usage"),
         ignore_end=fields.flag("ignore_eos"),
-        min_new_tokens=fields.integer("min_tokens", 0) or 0,
+        min_new_tokens=min_new_tokens,
         stop_ids=_read_stop_ids(fields),
+        json_schema=json_schema,
+        is_strict=is_strict,
+        speculation=_read_speculation(Fields(fields.mapping("sparkgate"), "sparkgate.")),
         **given,
     )
 
@@ -132,9 +141,53 @@ def _read_sampling(fields: Fields, top_logprobs: int | None) -> Sampling:
         presence_penalty=fields.number("presence_penalty", 0.0, -2.0, 2.0),
         frequency_penalty=fields.number("frequency_penalty", 0.0, -2.0, 2.0),
         repetition_penalty=repetition,
+        logit_bias=_read_biases(fields),
         seed=random.getrandbits(64) if seed is None else seed % 2**64,
         top_logprobs=top_logprobs,
     )
+
+
+def _read_biases(fields: Fields) -> tuple[tuple[int, float], ...]:
+    """OpenAI's map of token ids, which are JSON keys and so strings, to what is added to their logits."""
+    biases = Fields(fields.mapping("logit_bias"), "logit_bias.")
+    names = list(fields.mapping("logit_bias"))
+    if len(names) > MAX_BIASES:
+        raise fields.invalid("logit_bias", f"at most {MAX_BIASES} tokens are allowed, got {len(names)}.")
+    wrong = next((name for name in names if not re.fullmatch(r"[0-9]{1,9}", name)), None)
+    if wrong is not None:
+        raise fields.invalid("logit_bias", f"{wrong[:40]!r} is not a token id.")
+    return tuple((int(name), biases.number(name, 0.0, -100.0, 100.0)) for name in names)
+
+
+def _read_response_format(fields: Fields) -> tuple[str | None, bool]:
+    """The JSON Schema that the answer must match, and whether all of it must be enforceable."""
+    form = Fields(fields.mapping("response_format"), "response_format.")
+    if fields.raw("response_format") is None:
+        return None, False
+    kind = form.required_text("type")
+    if kind == "text":
+        return None, False
+    if kind == "json_object":
+        return '{"type":"object"}', True
+    if kind != "json_schema":
+        raise form.invalid("type", f"{kind!r} is none of text, json_object, json_schema.")
+    if form.raw("json_schema") is None:
+        raise form.missing("json_schema")
+    described = Fields(form.mapping("json_schema"), "response_format.json_schema.")
+    described.required_text("name")
+    if described.raw("schema") is None:
+        raise described.missing("schema")
+    return orjson.dumps(described.mapping("schema")).decode(), described.flag("strict")
+
+
+def _read_speculation(fields: Fields) -> Speculation:
+    wanted = fields.text("speculation")
+    for known in get_args(Speculation):
+        if wanted == known:
+            return known
+    if wanted is None:
+        return "auto"
+    raise fields.invalid("speculation", f"{wanted!r} is none of {', '.join(get_args(Speculation))}.")
 
 
 def _read_stops(fields: Fields) -> tuple[str, ...]:

@@ -125,11 +125,19 @@ def _top_by_text(token: TokenLogprob, tokenizer: ModelTokenizer) -> dict[str, fl
 
 
 def closing_fields(sequence: Sequence, timings: Timings, *, with_usage: bool) -> Json:
-    """What the last chunk, or the body, carries beside its choices."""
+    """What the last chunk, or the body, carries beside its choices.
+
+    Under `sparkgate`: seconds in each phase, and what speculation did in tokens, see `engine.sequence.DraftCounts`.
+    """
+    counts = sequence.counts
     own = {
         "queue_s": round(timings.queue_s, 6),
         "prefill_s": round(timings.prefill_s, 6),
         "decode_s": round(timings.decode_s, 6),
+        "rounds": counts.rounds,
+        "drafted": counts.drafted,
+        "verified": counts.verified,
+        "accepted": counts.accepted,
     }
     return {"usage": usage(sequence), "sparkgate": own} if with_usage else {"sparkgate": own}
 

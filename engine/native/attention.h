@@ -1,142 +1,260 @@
-// Attention of new rows over a paged bfloat16 cache, in float32.
+// Attention of new rows over a paged bfloat16 cache, a tile of sixteen queries at a time.
 //
-// Keys are visited 16 at a time, one cache block, in the order of their positions, with the same instructions
-// for every row: a row's result depends neither on the rows beside it nor on how its prompt was cut up.
+// A query is one head of one row; those of a tile share a kv head and each has a lane of its own: scores are
+// keys x queries, outputs are values x weights, both with queries as columns. Keys are visited 64 at a time,
+// counted from the start of the sequence, with a running maximum; what a query may not see weighs exactly
+// nothing. So no bit of a row depends on the rows beside it nor on how its prompt was cut up.
+//
+// A block of the cache holds, for each kv head, keys [16 tokens][d], then for each kv head values [d][16 tokens].
 #pragma once
 #include <cmath>
 #include <vector>
 
-#include "vector.h"
+#include "tiles.h"
 
 constexpr int kBlockTokens = 16;
-constexpr int kTileQueries = 8;  // rows of one sequence that share the conversion of a block
+constexpr int kStrideBlocks = 4;  // blocks of the cache visited at a time
+constexpr int kMostDepth = 256;   // of a head
 
 struct Heads {
   int64_t num_heads, num_kv_heads, head_dim;
   int64_t shared() const { return num_heads / num_kv_heads; }
+  int64_t block_size() const { return kBlockTokens * 2 * num_kv_heads * head_dim; }
 };
 
-// Some rows of a sequence and some query heads of one kv head.
+// Up to sixteen queries of a sequence that share a kv head, numbered from `first` row by row.
 struct AttentionTask {
-  int64_t first_row, num_rows, first_head, num_heads;
+  int64_t first_row, first, count, kv_head;
   const int64_t* block_ids;
 };
 
-// Adds up each of 16 vectors: lane i of the result is the sum of part[i].
-inline Floats sum_each(const Floats* part) {
-  Floats level[16];
-  for (int at = 0; at < 8; ++at) {
-    const Floats a = part[2 * at], b = part[2 * at + 1];
-    level[at] = __builtin_shuffle(a, b, Ints{0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30}) +
-                __builtin_shuffle(a, b, Ints{1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15, 31});
-  }
-  for (int at = 0; at < 4; ++at) {
-    const Floats a = level[2 * at], b = level[2 * at + 1];
-    level[at] = __builtin_shuffle(a, b, Ints{0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29}) +
-                __builtin_shuffle(a, b, Ints{2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31});
-  }
-  for (int at = 0; at < 2; ++at) {
-    const Floats a = level[2 * at], b = level[2 * at + 1];
-    level[at] = __builtin_shuffle(a, b, Ints{0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27}) +
-                __builtin_shuffle(a, b, Ints{4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31});
-  }
-  const Floats a = level[0], b = level[1];
-  return __builtin_shuffle(a, b, Ints{0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23}) +
-         __builtin_shuffle(a, b, Ints{8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31});
+// Where a token's keys go (one head after the other is `key_step` apart) and its values.
+struct Place {
+  uint16_t *keys, *values;
+};
+
+inline Place place_of(const Heads& heads, uint16_t* layer, int64_t slot, int64_t kv_head) {
+  uint16_t* block = layer + slot / kBlockTokens * heads.block_size();
+  const int64_t token = slot % kBlockTokens, size = kBlockTokens * heads.head_dim;
+  return {block + kv_head * size + token * heads.head_dim, block + (heads.num_kv_heads + kv_head) * size + token};
 }
 
-// Scores of one query against the 16 keys of a block: [16].
-template <int Parts>
-__attribute__((noinline)) Floats score_block(const float* query, const float* keys) {
-  Floats products[kBlockTokens];
-  for (int key = 0; key < kBlockTokens; ++key) {
-    Floats product = load(query) * load(keys + key * Parts * kLanes);
-    for (int part = 1; part < Parts; ++part)
-      product += load(query + part * kLanes) * load(keys + (key * Parts + part) * kLanes);
-    products[key] = product;
-  }
-  return sum_each(products);
-}
+// What one thread needs for one tile.
+struct alignas(64) AttentionScratch {
+  uint32_t queries[2][kMostDepth / 2][kLanes];  // rounded to bfloat16, and what that left over
+  float scores[2][kStrideBlocks * kBlockTokens][kLanes];
+  uint32_t weights[kStrideBlocks * kBlockTokens / 2][kLanes];
+  float outputs[kMostDepth][kLanes];
+  Floats peak, total;
+};
 
-// output += weights [16] x values [16, d]
-template <int Parts>
-__attribute__((noinline)) void add_block(float* output, const float* weights, const float* values) {
-  Floats totals[Parts];
-  for (int part = 0; part < Parts; ++part) totals[part] = load(output + part * kLanes);
-  for (int key = 0; key < kBlockTokens; ++key)
-    for (int part = 0; part < Parts; ++part)
-      totals[part] += load(values + (key * Parts + part) * kLanes) * weights[key];
-  for (int part = 0; part < Parts; ++part) store(output + part * kLanes, totals[part]);
-}
-
-// One head of a block of the cache as floats: [16, d].
-template <int Parts>
-inline void convert_block(const uint16_t* layer, int64_t block, int64_t head, int64_t heads, float* to) {
-  for (int key = 0; key < kBlockTokens; ++key) {
-    const uint16_t* from = layer + ((block * kBlockTokens + key) * heads + head) * Parts * kLanes;
-    for (int part = 0; part < Parts; ++part)
-      store(to + (key * Parts + part) * kLanes, load_bfloat16(from + part * kLanes));
+// Queries, in units of the power of two, as columns: lane by lane in, pair by pair out.
+inline void gather_queries(const AttentionTask& task, const Heads& heads, const float* queries,
+                           AttentionScratch& scratch) {
+  const int64_t d = heads.head_dim, shared = heads.shared();
+  Floats lanes[kLanes];
+  for (int64_t at = 0; at < d; at += kLanes) {
+    for (int64_t lane = 0; lane < kLanes; ++lane) {
+      const int64_t query = task.first + (lane < task.count ? lane : 0);
+      const int64_t row = task.first_row + query / shared, head = task.kv_head * shared + query % shared;
+      lanes[lane] = load(queries + (row * heads.num_heads + head) * d + at);
+    }
+    transpose(lanes);
+    for (int pair = 0; pair < kLanes / 2; ++pair) {
+      const Words low = round_to_bfloat16(lanes[2 * pair]), high = round_to_bfloat16(lanes[2 * pair + 1]);
+      const Words low_rest = round_to_bfloat16(lanes[2 * pair] - reinterpret<Floats>(low));
+      const Words high_rest = round_to_bfloat16(lanes[2 * pair + 1] - reinterpret<Floats>(high));
+      store_words(scratch.queries[0][at / 2 + pair], low >> 16 | high);
+      store_words(scratch.queries[1][at / 2 + pair], low_rest >> 16 | high_rest);
+    }
   }
 }
 
-// Turns scores into weights that add up to 1; what lies beyond `num_keys` gets none.
-inline void soften(float* scores, int64_t num_keys) {
-  const int64_t end = (num_keys + kLanes - 1) / kLanes * kLanes;
-  for (int64_t at = num_keys; at < end; ++at) scores[at] = -INFINITY;
-  Floats most = load(scores);
-  for (int64_t at = kLanes; at < end; at += kLanes) most = larger(most, load(scores + at));
-  const float peak = largest(most);
+inline void scatter_outputs(const AttentionTask& task, const Heads& heads, AttentionScratch& scratch,
+                            float* outputs) {
+  const int64_t d = heads.head_dim, shared = heads.shared();
+  const Floats inverse = 1.0f / scratch.total;
+  Floats lanes[kLanes];
+  for (int64_t at = 0; at < d; at += kLanes) {
+    for (int part = 0; part < kLanes; ++part) lanes[part] = load(scratch.outputs[at + part]) * inverse;
+    transpose(lanes);
+    for (int64_t lane = 0; lane < task.count; ++lane) {
+      const int64_t query = task.first + lane;
+      const int64_t row = task.first_row + query / shared, head = task.kv_head * shared + query % shared;
+      store(outputs + (row * heads.num_heads + head) * d + at, lanes[lane]);
+    }
+  }
+}
+
+// Scores of `num_blocks` blocks from `keys` on: [16 * blocks][16 queries].
+inline void score(const uint16_t* const* keys, int num_blocks, int64_t d, bool has_amx, AttentionScratch& scratch,
+                  float (*scores)[kLanes]) {
+#ifdef SPARKGATE_AMX
+  if (has_amx) {
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    int64_t at = 0;
+    for (; at + 32 <= d; at += 32)
+      for (int rest = 0; rest < 2; ++rest) {
+        _tile_loadd(5, scratch.queries[rest][at / 2], kTileDepth);
+        _tile_loadd(4, keys[0] + at, d * 2);
+        _tile_dpbf16ps(0, 4, 5);
+        if (num_blocks > 1) {
+          _tile_loadd(4, keys[1] + at, d * 2);
+          _tile_dpbf16ps(1, 4, 5);
+        }
+        if (num_blocks > 2) {
+          _tile_loadd(4, keys[2] + at, d * 2);
+          _tile_dpbf16ps(2, 4, 5);
+        }
+        if (num_blocks > 3) {
+          _tile_loadd(4, keys[3] + at, d * 2);
+          _tile_dpbf16ps(3, 4, 5);
+        }
+      }
+    for (int rest = 0; rest < 2 && at < d; ++rest) {
+      _tile_loadd(7, scratch.queries[rest][at / 2], kTileDepth);
+      _tile_loadd(6, keys[0] + at, d * 2);
+      _tile_dpbf16ps(0, 6, 7);
+      if (num_blocks > 1) {
+        _tile_loadd(6, keys[1] + at, d * 2);
+        _tile_dpbf16ps(1, 6, 7);
+      }
+      if (num_blocks > 2) {
+        _tile_loadd(6, keys[2] + at, d * 2);
+        _tile_dpbf16ps(2, 6, 7);
+      }
+      if (num_blocks > 3) {
+        _tile_loadd(6, keys[3] + at, d * 2);
+        _tile_dpbf16ps(3, 6, 7);
+      }
+    }
+    _tile_stored(0, scores[0], kTileDepth);
+    _tile_stored(1, scores[16], kTileDepth);
+    _tile_stored(2, scores[32], kTileDepth);
+    _tile_stored(3, scores[48], kTileDepth);
+    return;
+  }
+#endif
+  for (int block = 0; block < num_blocks; ++block) {
+    float* totals = scores[block * kBlockTokens];
+    std::memset(totals, 0, kTile);
+    for (int64_t at = 0; at < d; at += 32)
+      for (int rest = 0; rest < 2; ++rest)
+        add_products(keys[block] + at, d, scratch.queries[rest][at / 2], d - at < 32 ? 8 : 16, totals);
+  }
+}
+
+// outputs [d][16 queries] += values x weights of `num_blocks` blocks
+inline void add_values(const uint16_t* const* values, int num_blocks, int64_t d, bool has_amx,
+                       AttentionScratch& scratch) {
+#ifdef SPARKGATE_AMX
+  if (has_amx) {
+    for (int64_t at = 0; at < d; at += 64) {
+      const int64_t parts = d - at < 64 ? (d - at) / 16 : 4;
+      _tile_loadd(0, scratch.outputs[at], kTileDepth);
+      if (parts > 1) _tile_loadd(1, scratch.outputs[at + 16], kTileDepth);
+      if (parts > 2) _tile_loadd(2, scratch.outputs[at + 32], kTileDepth);
+      if (parts > 3) _tile_loadd(3, scratch.outputs[at + 48], kTileDepth);
+      for (int block = 0; block < num_blocks; ++block) {
+        const uint16_t* from = values[block] + at * kBlockTokens;
+        _tile_loadd(7, scratch.weights[block * 8], kTileDepth);
+        _tile_loadd(6, from, kBlockTokens * 2);
+        _tile_dpbf16ps(0, 6, 7);
+        if (parts > 1) {
+          _tile_loadd(6, from + 16 * kBlockTokens, kBlockTokens * 2);
+          _tile_dpbf16ps(1, 6, 7);
+        }
+        if (parts > 2) {
+          _tile_loadd(6, from + 32 * kBlockTokens, kBlockTokens * 2);
+          _tile_dpbf16ps(2, 6, 7);
+        }
+        if (parts > 3) {
+          _tile_loadd(6, from + 48 * kBlockTokens, kBlockTokens * 2);
+          _tile_dpbf16ps(3, 6, 7);
+        }
+      }
+      _tile_stored(0, scratch.outputs[at], kTileDepth);
+      if (parts > 1) _tile_stored(1, scratch.outputs[at + 16], kTileDepth);
+      if (parts > 2) _tile_stored(2, scratch.outputs[at + 32], kTileDepth);
+      if (parts > 3) _tile_stored(3, scratch.outputs[at + 48], kTileDepth);
+    }
+    return;
+  }
+#endif
+  for (int block = 0; block < num_blocks; ++block)
+    for (int64_t at = 0; at < d; at += 16)
+      add_products(values[block] + at * kBlockTokens, kBlockTokens, scratch.weights[block * 8], 8,
+                   scratch.outputs[at]);
+}
+
+// Turns scores into weights 2^(score - peak), two keys to a word, and keeps peak, total and outputs in step.
+// `visible` [16]: how many of these keys each query may see.
+inline __attribute__((noinline)) void soften(float (*scores)[kLanes], int num_keys, Ints visible, bool all_visible,
+                                             int64_t d, AttentionScratch& scratch) {
+  Floats peak = scratch.peak;
+  if (!all_visible)
+    for (int key = 0; key < num_keys; ++key)
+      store(scores[key], visible > key ? load(scores[key]) : spread(-INFINITY));
+  for (int key = 0; key < num_keys; ++key) peak = larger(peak, load(scores[key]));
   Floats total = Floats{};
-  for (int64_t at = 0; at < end; at += kLanes) {
-    const Floats score = load(scores + at) - peak;
-    const Floats weight = score < -87.0f ? Floats{} : exponential(score);
-    store(scores + at, weight);
-    total += weight;
+  for (int key = 0; key < num_keys; key += 2) {
+    const Words even = weigh(load(scores[key]) - peak), odd = weigh(load(scores[key + 1]) - peak);
+    total += reinterpret<Floats>(even) + reinterpret<Floats>(odd);
+    store_words(scratch.weights[key / 2], even >> 16 | odd);
   }
-  const float inverse = 1.0f / sum(total);
-  for (int64_t at = 0; at < end; at += kLanes) store(scores + at, load(scores + at) * inverse);
+  const Floats factor = power_of_two(scratch.peak - peak);
+  scratch.peak = peak;
+  scratch.total = scratch.total * factor + total;
+  if (is_any(factor != 1.0f))
+    for (int64_t at = 0; at < d; ++at) store(scratch.outputs[at], load(scratch.outputs[at]) * factor);
 }
 
-// queries and outputs [rows, heads, d], the queries already scaled; `layer` [slots, 2 * kv heads, d].
-template <int Parts>
-void attend_task(const AttentionTask& task, const Heads& heads, const int64_t* positions, const uint16_t* layer,
-                 const float* queries, float* outputs, std::vector<float>& scores) {
-  const int64_t kv_head = task.first_head / heads.shared(), d = heads.head_dim;
-  const int64_t most_keys = positions[task.first_row + task.num_rows - 1] + 1;
-  const int64_t num_blocks = (most_keys + kBlockTokens - 1) / kBlockTokens, width = num_blocks * kBlockTokens;
-  const int64_t count = task.num_rows * task.num_heads;
-  if (static_cast<int64_t>(scores.size()) < count * width) scores.resize(count * width);
-  alignas(64) float block[kBlockTokens * Parts * kLanes];
-  auto row_of = [&](int64_t at) { return task.first_row + at / task.num_heads; };
-  auto place = [&](int64_t at) { return (row_of(at) * heads.num_heads + task.first_head + at % task.num_heads) * d; };
-  for (int64_t index = 0; index < num_blocks; ++index) {
-    convert_block<Parts>(layer, task.block_ids[index], kv_head, 2 * heads.num_kv_heads, block);
-    for (int64_t at = 0; at < count; ++at)
-      if (positions[row_of(at)] >= index * kBlockTokens)
-        store(&scores[at * width + index * kBlockTokens], score_block<Parts>(queries + place(at), block));
-  }
-  for (int64_t at = 0; at < count; ++at) {
-    soften(&scores[at * width], positions[row_of(at)] + 1);
-    std::memset(outputs + place(at), 0, d * sizeof(float));
-  }
-  for (int64_t index = 0; index < num_blocks; ++index) {
-    convert_block<Parts>(layer, task.block_ids[index], heads.num_kv_heads + kv_head, 2 * heads.num_kv_heads, block);
-    for (int64_t at = 0; at < count; ++at)
-      if (positions[row_of(at)] >= index * kBlockTokens)
-        add_block<Parts>(outputs + place(at), &scores[at * width + index * kBlockTokens], block);
-  }
-}
-
+// queries and outputs [rows, heads, d], the queries already scaled to powers of two.
 inline void attend(const AttentionTask& task, const Heads& heads, const int64_t* positions, const uint16_t* layer,
-                   const float* queries, float* outputs, std::vector<float>& scores) {
-  switch (heads.head_dim / kLanes) {
-    case 1: return attend_task<1>(task, heads, positions, layer, queries, outputs, scores);
-    case 2: return attend_task<2>(task, heads, positions, layer, queries, outputs, scores);
-    case 3: return attend_task<3>(task, heads, positions, layer, queries, outputs, scores);
-    case 4: return attend_task<4>(task, heads, positions, layer, queries, outputs, scores);
-    case 5: return attend_task<5>(task, heads, positions, layer, queries, outputs, scores);
-    case 6: return attend_task<6>(task, heads, positions, layer, queries, outputs, scores);
-    case 8: return attend_task<8>(task, heads, positions, layer, queries, outputs, scores);
-    default: return attend_task<16>(task, heads, positions, layer, queries, outputs, scores);
+                   const float* queries, float* outputs, bool has_amx, AttentionScratch& scratch) {
+  constexpr int kStrideKeys = kStrideBlocks * kBlockTokens;
+  const int64_t d = heads.head_dim, shared = heads.shared();
+  const int64_t first_position = positions[task.first_row + task.first / shared];
+  const int64_t last_position = positions[task.first_row + (task.first + task.count - 1) / shared];
+  Ints ends;
+  for (int64_t lane = 0; lane < kLanes; ++lane)
+    ends[lane] =
+        static_cast<int>(positions[task.first_row + (task.first + (lane < task.count ? lane : 0)) / shared]) + 1;
+  gather_queries(task, heads, queries, scratch);
+  std::memset(scratch.outputs, 0, d * sizeof(scratch.outputs[0]));
+  scratch.peak = spread(-1e30f), scratch.total = Floats{};
+#ifdef SPARKGATE_AMX
+  settle_memory();
+#endif
+  const int64_t num_blocks = last_position / kBlockTokens + 1, size = kBlockTokens * d;
+  const uint16_t *keys[2][kStrideBlocks], *values[2][kStrideBlocks];
+  auto start = [&](int64_t first) {  // the scores of a stride, while those of the one before are softened
+    const int count = num_blocks - first < kStrideBlocks ? num_blocks - first : kStrideBlocks;
+    const int turn = first / kStrideBlocks % 2;
+    for (int block = 0; block < count; ++block) {
+      const uint16_t* from = layer + task.block_ids[first + block] * heads.block_size() + task.kv_head * size;
+      keys[turn][block] = from, values[turn][block] = from + heads.num_kv_heads * size;
+    }
+    score(keys[turn], count, d, has_amx, scratch, scratch.scores[turn]);
+  };
+  start(0);
+  for (int64_t first = 0; first < num_blocks; first += kStrideBlocks) {
+    if (first + kStrideBlocks < num_blocks) start(first + kStrideBlocks);
+    const int count = num_blocks - first < kStrideBlocks ? num_blocks - first : kStrideBlocks;
+    const int turn = first / kStrideBlocks % 2;
+    const int64_t first_key = first * kBlockTokens;
+    soften(scratch.scores[turn], count * kBlockTokens, ends - static_cast<int>(first_key),
+           first_position >= first_key + kStrideKeys - 1, d, scratch);
+#ifdef SPARKGATE_AMX
+    settle_memory();
+#endif
+    add_values(values[turn], count, d, has_amx, scratch);
   }
+#ifdef SPARKGATE_AMX
+  settle_memory();
+#endif
+  scatter_outputs(task, heads, scratch, outputs);
 }

@@ -3,7 +3,6 @@
 // The C functions at the end are all that Python sees (`engine/native/library.py`). Rows are quantised each
 // by its own maximum, norms, rotation, softmax and the residual stream are float32, keys and values bfloat16.
 // No row's arithmetic depends on another row, so answers are the same in any batch and with any chunking.
-#include <atomic>
 #include <memory>
 
 #include "attention.h"
@@ -24,8 +23,8 @@ struct Step {
   const int64_t *first_rows, *widths;                           // [sequences]
   const int64_t* const* block_ids;                              // [sequences] each [blocks]
   const int64_t* logit_rows;                                    // [num_logits]
-  const int64_t* captured;                                      // [num_captured] layers
-  uint16_t* const* cache;                                       // [layers] each [slots, 2 * kv heads, d]
+  const int64_t* captured;  // [num_captured] layers, or num_layers alone: the state after the final norm
+  uint16_t* const* cache;                                       // [layers], blocks as attention.h reads them
   float *logits, *features;                                     // [num_logits, V], [rows, num_captured, D]
 };
 
@@ -55,20 +54,13 @@ struct Model {
   void quantise_rows(const float* rows, int64_t num_rows, int64_t depth, int64_t stride);
   void rotate_row(const Layer& layer, const Step& step, int64_t row, uint16_t* cache);
   void rotate_head(float* head, const std::vector<float>& norm, int64_t position) const;
-  void run_layer(const Layer& layer, const Step& step, int64_t index, std::atomic<int64_t>& next);
+  void run_layer(const Layer& layer, const Step& step, int64_t index);
+  void attend_rows(const Step& step, const uint16_t* cache);
   void add_product(const Weight& weight, int64_t num_rows);
+  void capture_layer(const Step& step, int64_t place);
   void compute_logits(const Step& step);
   void sharpen(const float* row, const float* peaks_of_row, float* logits) const;
 };
-
-struct Share {
-  int64_t first, last;
-};
-
-Share share_of(int64_t count) {
-  const int64_t thread = omp_get_thread_num(), threads = omp_get_num_threads();
-  return {count * thread / threads, count * (thread + 1) / threads};
-}
 
 template <class Kind>
 void grow(std::vector<Kind>& buffer, int64_t size) {
@@ -91,18 +83,17 @@ void Model::reserve(const Step& step) {
   grow(bytes, bytes_for(most, round_up(widest, kTileDepth)));
 }
 
-// Few rows are cut into single heads so that every thread has work.
+// The longest first, so that no thread is left alone with one at the end.
 void Model::list_tasks(const Step& step) {
   tasks.clear();
-  const bool is_small = step.num_rows * heads.num_kv_heads < 4 * omp_get_max_threads();
-  const int64_t at_once = is_small ? 1 : heads.shared();
-  for (int64_t index = 0; index < step.num_sequences; ++index)
-    for (int64_t row = 0; row < step.widths[index]; row += kTileQueries)
-      for (int64_t head = 0; head < heads.num_heads; head += at_once) {
-        const int64_t left = step.widths[index] - row;
-        tasks.push_back({step.first_rows[index] + row, left < kTileQueries ? left : kTileQueries, head, at_once,
-                         step.block_ids[index]});
+  for (int64_t index = 0; index < step.num_sequences; ++index) {
+    const int64_t queries_a_head = step.widths[index] * heads.shared();
+    for (int64_t end = queries_a_head; end > 0; end -= kLanes)
+      for (int64_t kv_head = 0; kv_head < heads.num_kv_heads; ++kv_head) {
+        const int64_t first = end > kLanes ? end - kLanes : 0;
+        tasks.push_back({step.first_rows[index], first, end - first, kv_head, step.block_ids[index]});
       }
+  }
 }
 
 void Model::norm_row(const float* row, const std::vector<float>& weight, float* to) const {
@@ -114,16 +105,16 @@ void Model::norm_row(const float* row, const std::vector<float>& weight, float* 
 
 // The stream, normed, as bytes with a scale a row.
 void Model::norm_and_quantise(int64_t num_rows, const std::vector<float>& weight) {
-  const Share share = share_of(num_rows);
-  for (int64_t row = share.first; row < share.last; ++row) {
+#pragma omp for
+  for (int64_t row = 0; row < num_rows; ++row) {
     norm_row(&stream[row * hidden], weight, &normed[row * hidden]);
     scales[row] = quantise(&normed[row * hidden], hidden, row, round_up(hidden, kTileDepth), bytes.data());
   }
 }
 
 void Model::quantise_rows(const float* rows, int64_t num_rows, int64_t depth, int64_t stride) {
-  const Share share = share_of(num_rows);
-  for (int64_t row = share.first; row < share.last; ++row)
+#pragma omp for
+  for (int64_t row = 0; row < num_rows; ++row)
     scales[row] = quantise(rows + row * depth, depth, row, stride, bytes.data());
 }
 
@@ -148,16 +139,22 @@ void Model::rotate_head(float* head, const std::vector<float>& norm, int64_t pos
 void Model::rotate_row(const Layer& layer, const Step& step, int64_t row, uint16_t* cache) {
   const int64_t d = heads.head_dim, kv_heads = heads.num_kv_heads, all_heads = heads.num_heads + 2 * kv_heads;
   float* head = &fused[row * all_heads * d];
-  const float scale = 1.0f / std::sqrt(static_cast<float>(d));
+  const float scale = 1.44269504f / std::sqrt(static_cast<float>(d));  // softmax works in powers of two
   for (int64_t index = 0; index < heads.num_heads; ++index, head += d) {
     rotate_head(head, layer.query_norm, step.positions[row]);
     float* query = &queries[(row * heads.num_heads + index) * d];
     for (int64_t at = 0; at < d; at += kLanes) store(query + at, load(head + at) * scale);
   }
-  uint16_t* slot = cache + step.slots[row] * 2 * kv_heads * d;
-  for (int64_t index = 0; index < 2 * kv_heads; ++index, head += d, slot += d) {
-    if (index < kv_heads) rotate_head(head, layer.key_norm, step.positions[row]);
-    for (int64_t at = 0; at < d; at += kLanes) store_bfloat16(slot + at, load(head + at));
+  for (int64_t index = 0; index < kv_heads; ++index, head += d) {
+    rotate_head(head, layer.key_norm, step.positions[row]);
+    const float* value = head + kv_heads * d;
+    const Place place = place_of(heads, cache, step.slots[row], index);
+    for (int64_t at = 0; at < d; at += kLanes) {
+      uint16_t rounded[kLanes];
+      store_bfloat16(place.keys + at, load(head + at));
+      store_bfloat16(rounded, load(value + at));
+      for (int64_t lane = 0; lane < kLanes; ++lane) place.values[(at + lane) * kBlockTokens] = rounded[lane];
+    }
   }
 }
 
@@ -170,39 +167,39 @@ void Model::add_product(const Weight& weight, int64_t num_rows) {
   });
 }
 
-void Model::run_layer(const Layer& layer, const Step& step, int64_t index, std::atomic<int64_t>& next) {
+void Model::run_layer(const Layer& layer, const Step& step, int64_t index) {
   const int64_t rows = step.num_rows, all_heads = heads.num_heads * heads.head_dim;
   norm_and_quantise(rows, layer.attention_norm);
-#pragma omp barrier
   multiply(layer.qkv, bytes.data(), rows, has_amx, [&](int64_t row, int64_t pair, Floats left, Floats right) {
     float* to = &fused[row * layer.qkv.columns + pair * 32];
     store(to, left * scales[row]);
     if (pair * 32 + 16 < layer.qkv.columns) store(to + 16, right * scales[row]);
   });
-#pragma omp barrier
-  const Share share = share_of(rows);
-  for (int64_t row = share.first; row < share.last; ++row) rotate_row(layer, step, row, step.cache[index]);
-#pragma omp barrier
-  thread_local std::vector<float> scores;
-  const int64_t num_tasks = tasks.size();
-  for (int64_t at = next++; at < num_tasks; at = next++)
-    attend(tasks[at], heads, step.positions, step.cache[index], queries.data(), attended.data(), scores);
-#pragma omp barrier
+#pragma omp for
+  for (int64_t row = 0; row < rows; ++row) rotate_row(layer, step, row, step.cache[index]);
+  attend_rows(step, step.cache[index]);
   quantise_rows(attended.data(), rows, all_heads, layer.attention_out.padded_depth());
-#pragma omp barrier
   add_product(layer.attention_out, rows);
-#pragma omp barrier
   norm_and_quantise(rows, layer.mlp_norm);
-#pragma omp barrier
   multiply(layer.gate_up, bytes.data(), rows, has_amx, [&](int64_t row, int64_t pair, Floats left, Floats right) {
     const Floats gate = left * scales[row], up = right * scales[row];
     store(&gated[row * inner + pair * 16], gate / (1.0f + exponential(-gate)) * up);
   });
-#pragma omp barrier
   quantise_rows(gated.data(), rows, inner, layer.mlp_out.padded_depth());
-#pragma omp barrier
   add_product(layer.mlp_out, rows);
-#pragma omp barrier
+}
+
+void Model::attend_rows(const Step& step, const uint16_t* cache) {
+  static thread_local AttentionScratch scratch;
+#ifdef SPARKGATE_AMX
+  if (has_amx) shape_tiles(true);
+#endif
+#pragma omp for schedule(dynamic)
+  for (size_t at = 0; at < tasks.size(); ++at)
+    attend(tasks[at], heads, step.positions, cache, queries.data(), attended.data(), has_amx, scratch);
+#ifdef SPARKGATE_AMX
+  if (has_amx) shape_tiles(false);
+#endif
 }
 
 // Computes the leading logits of one row again from the weights as they were given.
@@ -229,12 +226,11 @@ void Model::sharpen(const float* row, const float* peaks_of_row, float* logits) 
 }
 
 void Model::compute_logits(const Step& step) {
-  const Share share = share_of(step.num_logits);
-  for (int64_t at = share.first; at < share.last; ++at) {
+#pragma omp for
+  for (int64_t at = 0; at < step.num_logits; ++at) {
     norm_row(&stream[step.logit_rows[at] * hidden], final_norm, &normed[at * hidden]);
     scales[at] = quantise(&normed[at * hidden], hidden, at, head.padded_depth(), bytes.data());
   }
-#pragma omp barrier
   multiply(head, bytes.data(), step.num_logits, has_amx, [&](int64_t row, int64_t pair, Floats left, Floats right) {
     float values[32];
     store(values, left * scales[row]);
@@ -244,37 +240,44 @@ void Model::compute_logits(const Step& step) {
     for (int64_t at = count; at < 32; ++at) values[at] = values[0];
     peaks[row * head.num_pairs + pair] = largest(larger(load(values), load(values + 16)));
   });
-#pragma omp barrier
-  for (int64_t at = share.first; at < share.last; ++at)
+#pragma omp for
+  for (int64_t at = 0; at < step.num_logits; ++at)
     sharpen(&normed[at * hidden], &peaks[at * head.num_pairs], step.logits + at * vocabulary);
+}
+
+// The outputs of the captured layer that stands at `place` in the features.
+void Model::capture_layer(const Step& step, int64_t place) {
+#pragma omp for
+  for (int64_t row = 0; row < step.num_rows; ++row)
+    std::memcpy(step.features + (row * step.num_captured + place) * hidden, &stream[row * hidden],
+                hidden * sizeof(float));
 }
 
 void Model::run(const Step& step) {
   reserve(step);
   list_tasks(step);
-  std::vector<std::atomic<int64_t>> next(layers.size());
 #pragma omp parallel
   {
-#ifdef __AMX_INT8__
-    if (has_amx) start_tiles();
+#ifdef SPARKGATE_AMX
+    if (has_amx) shape_tiles(false);
 #endif
-    const Share share = share_of(step.num_rows);
-    for (int64_t row = share.first; row < share.last; ++row)
+#pragma omp for
+    for (int64_t row = 0; row < step.num_rows; ++row)
       for (int64_t at = 0; at < hidden; at += kLanes)
         store(&stream[row * hidden + at], load_bfloat16(embedding + step.token_ids[row] * hidden + at));
-#pragma omp barrier
     int64_t num_captured = 0;
     for (size_t index = 0; index < layers.size(); ++index) {
-      run_layer(*layers[index], step, index, next[index]);
-      if (num_captured < step.num_captured && step.captured[num_captured] == static_cast<int64_t>(index)) {
-        for (int64_t row = share.first; row < share.last; ++row)
-          std::memcpy(step.features + (row * step.num_captured + num_captured) * hidden, &stream[row * hidden],
-                      hidden * sizeof(float));
-        ++num_captured;
-      }
+      run_layer(*layers[index], step, index);
+      if (num_captured < step.num_captured && step.captured[num_captured] == static_cast<int64_t>(index))
+        capture_layer(step, num_captured++);
+    }
+    if (num_captured < step.num_captured) {
+#pragma omp for
+      for (int64_t row = 0; row < step.num_rows; ++row)
+        norm_row(&stream[row * hidden], final_norm, step.features + row * hidden);
     }
     if (step.num_logits > 0) compute_logits(step);
-#ifdef __AMX_INT8__
+#ifdef SPARKGATE_AMX
     if (has_amx) _tile_release();
 #endif
   }

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gateway.cli import options, running
+from gateway.cli import bench_engine, bench_runs, options, running
 from gateway.cli.output import Refused, leave, print_error, print_json, print_table
 from gateway.config.variables import API_KEY_VARIABLE
 
@@ -30,6 +30,7 @@ def register(app: typer.Typer) -> None:
     bench = typer.Typer(help="Measure, and keep the results.", no_args_is_help=True)
     bench.callback()(_group)
     bench.command("models")(models)
+    bench.command("engine")(bench_engine.engine)
     app.add_typer(bench, name="bench")
 
 
@@ -75,7 +76,8 @@ def models(
         found = reports(samples, plan.models)
         run = _as_json(plan, started_at.isoformat(), interrupted, found, samples)
         if database_url is not None:
-            problem = _stored(database_url, started_at, run)
+            results = {"models": run["models"], "samples": run["samples"]}
+            problem = bench_runs.stored(database_url, "models", started_at, run["settings"], results)
         _show(run | {"stored": problem is None, "not_stored_because": problem}, found, as_json)
     if interrupted:
         leave(_INTERRUPTED)
@@ -126,13 +128,10 @@ def _priced(
     from gateway.bench import store
     from gateway.bench.samples import with_costs
     from gateway.cli.errors import message_of
-    from gateway.ledger.database import resolve_url
     from gateway.ledger.errors import LedgerError
 
     try:
-        database_url = resolve_url(
-            options.loaded_deployment(config).deployment.database_url, data_dir.expanduser()
-        )
+        database_url = bench_runs.database_url(config, data_dir)
         ours = [it.request_id for it in samples if it.request_id and _is_ours(it.request_id)]
         known = store.costs_usd(database_url, ours)
         return with_costs(samples, known), database_url, None
@@ -147,21 +146,6 @@ def _is_ours(request_id: str) -> bool:
         return bool(UUID(request_id.removeprefix("req_")))
     except ValueError:
         return False
-
-
-def _stored(database_url: str, started_at: datetime, run: dict[str, Any]) -> str | None:
-    """None when the run is in the database, else why not."""
-    from sqlalchemy.exc import SQLAlchemyError
-
-    from gateway.bench import store
-    from gateway.cli.errors import message_of
-
-    results = {"models": run["models"], "samples": run["samples"]}
-    try:
-        store.save(database_url, "models", started_at, run["settings"], results)
-    except SQLAlchemyError as error:
-        return message_of(error) or str(error)
-    return None
 
 
 def _as_json(

@@ -33,9 +33,18 @@ def _is_http_url(url: str) -> str:
     return url.rstrip("/")
 
 
+def _names_something(text: str) -> str:
+    if not text.strip():
+        raise mistake("is empty; leave it out, or name something")
+    return text
+
+
 Name = Annotated[str, AfterValidator(_is_name), WithJsonSchema({"type": "string", "pattern": NAME_PATTERN})]
 HttpUrl = Annotated[
     str, AfterValidator(_is_http_url), WithJsonSchema({"type": "string", "pattern": URL_PATTERN})
+]
+NotEmpty = Annotated[
+    str, AfterValidator(_names_something), WithJsonSchema({"type": "string", "minLength": 1})
 ]
 Endpoint = Literal["/v1/chat/completions", "/v1/completions", "/v1/embeddings"]
 Endpoints = Annotated[tuple[Endpoint, ...], Field(min_length=1)]
@@ -48,6 +57,7 @@ class EngineSettings(Strict):
     model: str = "smollm2-135m-instruct"
     dtype: Literal["auto", "bfloat16", "float32", "w8a16"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    drafter: NotEmpty = "auto"  # the engine knows which there are
     max_batch: PositiveInt = 16
     threads: PositiveInt | None = None
     cost_per_hour_usd: NonNegative | None = 0.20

@@ -1,4 +1,4 @@
-"""Reads every engine's `/state` once a second, so that routing knows its queue; keeps a sample for the dashboard.
+"""Every engine's `/state` once a second, so that routing knows its queue and pace; a sample for the dashboard.
 
 In: engine targets and their upstreams. Out: `Fleet.set_engine`, and with a database every 10 s a row of
 `engine_samples`. An engine that does not answer is set to None, which takes it out of routing.
@@ -63,15 +63,30 @@ def _engine_state(value: dict[str, Any] | None) -> EngineState | None:
     if value is None:
         return None
     try:
+        speculation = value.get("speculation") or {}
+        shapes = speculation.get("by", {}).get("shape", {})
         return EngineState(
             running=int(value["running"]),
             waiting=int(value["waiting"]),
             max_batch=max(1, int(value["max_batch"])),
             max_context_tokens=int(value["max_context_tokens"]),
             draining=bool(value.get("draining", False)),
+            steps_per_s=_steps_per_s(value.get("steps_per_s", {})),
+            accepted_length=_length(speculation),
+            accepted_length_by_shape={shape: _length(figures) for shape, figures in shapes.items()},
         )
-    except (KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, TypeError, ValueError):
         return None
+
+
+def _length(figures: Mapping[str, Any]) -> float:
+    """Tokens a step adds to an answer: one, where no other figure was measured."""
+    return max(1.0, float(figures.get("accepted_length") or 1.0))
+
+
+def _steps_per_s(value: Mapping[str, Any]) -> dict[int, float]:
+    rates = {int(size): float(rate) for size, rate in value.items()}
+    return {size: rate for size, rate in rates.items() if rate > 0.0}
 
 
 async def _keep(database: AsyncEngine, name: str, value: dict[str, Any]) -> None:

@@ -114,8 +114,9 @@ class _Walk:
         target = self.shared.catalog.targets[name]
         body = self.call.body_for(target)
         headers = {**self.call.pass_headers, "X-Request-Id": self.tally.exchange.request_id}
-        if target.kind == "engine":  # whose queue is fair over callers
+        if target.kind == "engine":  # whose queue is fair over callers, and which counts by shape
             headers["X-Sparkgate-Caller"] = quote(self.tally.exchange.caller)
+            headers["X-Sparkgate-Shape"] = quote(self.decision.shape)
         request = UpstreamCall(self.call.path, body, self.call.query.stream, headers)
         started = self.tally.begin(name, str(body.get("model") or target.model))
         timeouts = self.decision.timeouts

@@ -1,7 +1,7 @@
 """What engines say of themselves, sampled for the dashboard.
 
 In: an engine's `/state` as its mapping. Out: a row of `engine_samples`, the whole answer beside the usual
-figures.
+figures, of which a missing or strange one is NULL.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ async def record_engine_sample(
     """Keep one answer of `/state`; a second one of the same instant is dropped. The caller commits."""
     row = {"target": target, "sampled_at": at or datetime.now(UTC), "state": dict(state)}
     row |= {name: _number(state.get(name)) for name in _FIGURES}
+    speculation = state.get("speculation")
+    if isinstance(speculation, Mapping):
+        row["accepted_length"] = _number(speculation.get("accepted_length"))
     await connection.execute(insert(engine_samples).values(row).on_conflict_do_nothing())
 
 

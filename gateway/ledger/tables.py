@@ -211,6 +211,7 @@ engine_samples = Table(
     Column("prefill_tokens_per_s", Float),
     Column("decode_tokens_per_s", Float),
     Column("state", JSONB, nullable=False),
+    Column("accepted_length", Float),  # tokens a step adds to an answer, the target's own included
 )
 
 bench_runs = Table(

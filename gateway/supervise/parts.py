@@ -46,23 +46,25 @@ def engine_command(plan: Plan, host: str = "127.0.0.1") -> tuple[str, ...]:
     settings = plan.deployment.engine
     argv = [*_MODULE, "engine", "serve", "--model", settings.model, "--data-dir", str(plan.data_dir)]
     argv += ["--host", host, "--port", str(plan.deployment.engine_port)]
-    argv += ["--dtype", settings.dtype, "--device", settings.device, "--max-batch", str(settings.max_batch)]
+    argv += ["--dtype", settings.dtype, "--device", settings.device, "--drafter", settings.drafter]
+    argv += ["--max-batch", str(settings.max_batch)]
     if settings.threads is not None:
         argv += ["--threads", str(settings.threads)]
     return tuple(argv)
 
 
 def engine_part(plan: Plan) -> Part:
-    model = plan.deployment.engine.model
+    settings = plan.deployment.engine
+    fetch = ("fetch", "--model", settings.model, "--drafter", settings.drafter)
     url = local_url("127.0.0.1", plan.deployment.engine_port)
     return Part(
         name="engine",
         argv=engine_command(plan),
-        prepare=(*_MODULE, "engine", "fetch", "--model", model, "--data-dir", str(plan.data_dir)),
+        prepare=(*_MODULE, "engine", *fetch, "--data-dir", str(plan.data_dir)),
         env=_LIBRARY_ENV,
         ready_url=f"{url}/health",
         start_timeout_s=600.0,  # a large model loads for minutes
-        address=f"{url}  {model}",
+        address=f"{url}  {settings.model}",
     )
 
 

@@ -221,7 +221,7 @@ def test_a_refused_policy_is_shown_with_file_line_and_key(own_page: Page, writer
 def test_disabled_targets_and_engines_are_listed(page: Page) -> None:
     expect(page.locator('table[data-key="targets"]')).to_contain_text("GPU_POOL_KEY is not set")
     engine = page.locator('table[data-key="engines"] tbody tr')
-    for figure in ("3 of 16", "42.0 %", "118"):
+    for figure in ("3 of 16", "42.0 %", "118", "2.37"):
         expect(engine).to_contain_text(figure)
 
 

@@ -208,7 +208,15 @@ def configure(engine: Engine) -> None:
         "kv_used_fraction": 0.42,
         "prefill_tokens_per_s": 812.0,
         "decode_tokens_per_s": 117.5,
-        "state": {"model": MODELS[ENGINE], "draining": False, "running": 3, "waiting": 1, "max_batch": 16},
+        "accepted_length": 2.374,
+        "state": {
+            "model": MODELS[ENGINE],
+            "draining": False,
+            "running": 3,
+            "waiting": 1,
+            "max_batch": 16,
+            "drafter": "dspark",
+        },
     }
     with engine.begin() as connection:
         for row in rows:

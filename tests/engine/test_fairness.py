@@ -87,7 +87,7 @@ def test_a_refusal_says_when_the_next_answer_will_end(toy_model: Llama) -> None:
 
 
 def test_a_refusal_believes_the_pace_at_which_answers_lately_ended(toy_model: Llama) -> None:
-    """Answers that may have 300 tokens but end after three."""
+    """Answers that may have 300 tokens but end after three. Each look at the clock takes a second."""
     engine = make_engine(toy_model, max_batch=1, max_waiting=0)
     now = [0.0]
 
@@ -107,4 +107,4 @@ def test_a_refusal_believes_the_pace_at_which_answers_lately_ended(toy_model: Ll
         engine.submit(make_sequence("b", [1], 1))
     assert engine.ends.mean_s is not None
     assert refused.value.retry_after_s == pytest.approx(engine.ends.mean_s, abs=1)
-    assert engine.ends.mean_s < 20
+    assert engine.ends.mean_s < 60

@@ -33,6 +33,7 @@ def expected_answers(folder: Path, prompts: list[list[int]]) -> list[list[int]]:
     return [answers[at] for at in range(len(prompts))]
 
 
+@pytest.mark.usefixtures("two_threads")
 @pytest.mark.timeout(900)  # a minute on a free core, several on a busy one
 def test_fifty_greedy_answers_equal_transformers_token_for_token(model_folder: Path) -> None:
     assert len(set(PROMPTS)) == 50

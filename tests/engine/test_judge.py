@@ -9,7 +9,7 @@ from torch import Tensor
 
 from engine.drafters.base import Proposal
 from engine.judge import judge, no_proposal, target_probs
-from engine.sampler import candidate_probs, penalise
+from engine.sampler import Row, candidate_probs, penalise
 from engine.sequence import Sampling, Sequence
 from tests.engine.toy import make_sequence
 
@@ -34,7 +34,7 @@ def test_each_row_is_warped_as_plain_decoding_would_warp_it() -> None:
     for count in range(4):
         alone = replace(warped, output_ids=warped.output_ids + drafted[0][:count])
         row = logits[count].clone()
-        penalise(row, alone)
+        penalise(row, Row(alone))
         expected = candidate_probs(row.unsqueeze(0), [alone])[0]
         assert torch.allclose(probs[count], expected / expected.sum(), atol=1e-6)
     assert probs[4:].argmax(-1).tolist() == logits[4:].argmax(-1).tolist()

@@ -11,7 +11,8 @@ from engine.errors import Draining, QueueFull, StepFailed
 from engine.kv_cache import KVCache
 from engine.loop import Engine
 from engine.model import ForwardBatch, Forwarded, Llama
-from engine.sequence import Event, Sampling, Sequence
+from engine.observer import StepTimes
+from engine.sequence import Event, Round, Sampling, Sequence
 from tests.engine.toy import make_engine, make_sequence, run_all
 
 
@@ -23,9 +24,13 @@ class Recorder:
         self.reasons: dict[str, str] = {}
         self.first_tokens: list[str] = []
         self.num_cached = 0
+        self.rounds: list[Round] = []
 
-    def step_done(self, seconds: float) -> None:
+    def step_done(self, times: StepTimes) -> None:
         self.num_steps += 1
+
+    def round_done(self, sequence: Sequence, done: Round, num_decoding: int) -> None:
+        self.rounds.append(done)
 
     def admitted(self, sequence: Sequence) -> None:
         self.num_cached += sequence.num_cached
@@ -195,10 +200,10 @@ class BrokenOnce:
         self._model, self._poison = model, poison
         self.config, self.dtype, self.device = model.config, model.dtype, model.device
 
-    def forward(self, batch: ForwardBatch, cache: KVCache) -> Forwarded:
+    def forward(self, batch: ForwardBatch, cache: KVCache, capture: tuple[int, ...] = ()) -> Forwarded:
         if self._poison in batch.token_ids.tolist():
             raise RuntimeError("kernel failure")
-        return self._model.forward(batch, cache)
+        return self._model.forward(batch, cache, capture)
 
 
 def test_a_failing_step_ends_its_requests_and_the_engine_serves_on(toy_model: Llama) -> None:

@@ -29,6 +29,9 @@ def complaint(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["serve", "--max-batch", "0"], "'0' is not a whole number from 1 up"),
         (["serve", "--threads", "many"], "'many'"),
         (["serve", "--dtype", "int3"], "invalid choice"),
+        (["serve", "--draft-confidence", "1.5"], "'1.5' is not a number from 0 to 1"),
+        (["serve", "--draft-confidence", "nan"], "'nan' is not a number from 0 to 1"),
+        (["serve", "--draft-confidence", "high"], "'high' is not a number from 0 to 1"),
         (["serve", "--fast"], "unrecognized arguments: --fast"),
         ([], "required: command"),
     ],
@@ -45,6 +48,13 @@ def test_wrong_options_are_explained(
 def test_an_unknown_model_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     error = complaint(capsys, "serve", "--model", "nothing", "--data-dir", str(tmp_path), "--port", "0")
     assert "'nothing'" in error
+
+
+def test_an_unknown_drafter_is_one_line(
+    capsys: pytest.CaptureFixture[str], toy_folder: Path, tmp_path: Path
+) -> None:
+    options = ["--model", str(toy_folder), "--drafter", "nothing", "--data-dir", str(tmp_path)]
+    assert "drafter 'nothing'" in complaint(capsys, "fetch", *options)
 
 
 def test_a_taken_port_is_said_plainly(capsys: pytest.CaptureFixture[str], toy_folder: Path) -> None:

@@ -15,17 +15,13 @@ from transformers import LlamaForCausalLM
 from engine.batch import build_batch, in_row_order
 from engine.kv_cache import BLOCK_TOKENS, KVCache, num_blocks_for
 from engine.linear import has_fast_bfloat16
-from engine.model import Llama
+from engine.model import LAST_HIDDEN, Llama
 from engine.scheduler import Chunk
 from engine.sequence import Sequence
+from tests.engine.devices import DEVICES
 from tests.engine.toy import load_toy, make_sequence, write_toy_model, write_toy_qwen3
 
 PARITY = Path(__file__).parents[1] / "fixtures" / "dspark_parity"
-
-DEVICES = [
-    "cpu",
-    pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")),
-]
 
 
 class Runner:
@@ -188,7 +184,28 @@ def test_the_parity_target_has_the_published_features_and_logits() -> None:
         assert (ours - theirs).abs().max() <= 2e-4 * theirs.abs().max()
 
 
-@pytest.mark.parametrize("capture", [(1, 1), (1, 0), (2,), (-1,), (0, 3)])
+@torch.inference_mode()
+def test_the_last_hidden_state_is_that_after_the_final_norm(
+    toy_model: Llama, toy_reference: LlamaForCausalLM
+) -> None:
+    ids, runner = tokens(40, seed=5), Runner(toy_model, capture=(LAST_HIDDEN,))
+    logits = runner.run((make_sequence("a", ids), 40))["a"]
+    output = toy_reference(torch.tensor([ids]), output_hidden_states=True)
+    assert runner.features is not None
+    assert_close(runner.features, output.hidden_states[-1][0])
+    assert_close(logits, output.logits[0, -1])
+    assert torch.equal(toy_model.head(runner.features[-1:])[0], logits)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_head_weight_is_the_embedding_only_where_they_are_tied(tmp_path: Path, tied: bool) -> None:
+    write_toy_model(tmp_path, tie_word_embeddings=tied)
+    model = load_toy(tmp_path)
+    assert model.head_weight.shape == model.embedding.shape
+    assert (model.head_weight is model.embedding) == tied
+
+
+@pytest.mark.parametrize("capture", [(1, 1), (1, 0), (2,), (-2,), (0, 3), (LAST_HIDDEN, 0), (0, LAST_HIDDEN)])
 def test_layers_that_cannot_be_captured_are_refused(toy_model: Llama, capture: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="the last of 3 layers cannot be captured"):
         Runner(toy_model, capture=capture).run((make_sequence("a", [1]), 1))

@@ -10,8 +10,10 @@ from transformers import LlamaForCausalLM
 
 from engine.checkpoint import read_config, read_weights
 from engine.errors import StartError
-from engine.load import load_model
+from engine.linear import has_tiles
+from engine.load import choose_format, load_model
 from engine.loop import Engine
+from engine.model import LAST_HIDDEN
 from engine.native import library
 from engine.quantized import QuantizedLlama, can_quantise
 from engine.tokenizer import ModelTokenizer
@@ -77,15 +79,36 @@ def test_no_bit_depends_on_the_rows_beside(quantized: QuantizedLlama) -> None:
         assert torch.equal(Runner(quantized).run((alone, alone.num_pending))["alone"], together[sequence.id])
 
 
-def test_instruction_sets_agree_to_the_last_bit(toy_folder: Path) -> None:
-    model = load_quantized(toy_folder)
+@pytest.mark.parametrize("parts", [(1,) * 20, (9, 8, 8, 40, 2, 63), (130,)])
+def test_no_bit_of_any_row_depends_on_the_steps_it_was_computed_in(
+    quantized: QuantizedLlama, parts: tuple[int, ...]
+) -> None:
+    """Decoding, verifying a few rows and prefilling, beside others that do the same."""
+    ids = tokens(150, seed=3)
+    whole = Runner(quantized, capture=(LAST_HIDDEN,))
+    whole.run((make_sequence("a", ids), len(ids)))
+    assert whole.features is not None
+    runner, sequence = Runner(quantized, capture=(LAST_HIDDEN,)), make_sequence("a", ids)
+    other = make_sequence("b", tokens(150, seed=4))
+    first = 0
+    for part in parts:
+        runner.run((sequence, part), (other, part))
+        assert runner.features is not None
+        assert torch.equal(runner.features[:part], whole.features[first : first + part])
+        first += part
+
+
+@pytest.mark.parametrize("head_dim", [16, 48, 64, 80, 256])
+def test_instruction_sets_agree_to_the_last_bit(tmp_path: Path, head_dim: int) -> None:
+    write_toy_model(tmp_path, head_dim=head_dim)
+    model = load_quantized(tmp_path)
     if not model.has_amx:
         pytest.skip("this processor has no AMX to compare with")
-    ids = tokens(50, seed=6)
-    with_amx = Runner(model).run((make_sequence("a", ids), 50))["a"]
+    ids = tokens(150, seed=6)
+    with_amx = Runner(model).run((make_sequence("a", ids), 150))["a"]
     model.use_amx(False)
     assert not model.has_amx
-    assert torch.equal(Runner(model).run((make_sequence("a", ids), 50))["a"], with_amx)
+    assert torch.equal(Runner(model).run((make_sequence("a", ids), 150))["a"], with_amx)
 
 
 def test_greedy_answers_are_the_same_alone_and_in_any_company(quantized: QuantizedLlama) -> None:
@@ -112,6 +135,19 @@ def test_captured_layers_are_near_those_of_float32(toy_folder: Path, quantized: 
     assert (ours.float() - exact).square().mean().sqrt() < 0.08 * exact.std()
 
 
+@torch.inference_mode()
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_heads_see_the_state_after_the_final_norm(tmp_path: Path, tied: bool) -> None:
+    write_toy_model(tmp_path, tie_word_embeddings=tied)
+    model = load_quantized(tmp_path)
+    runner, ids = Runner(model, capture=(LAST_HIDDEN,)), tokens(30, seed=7)
+    logits = runner.run((make_sequence("a", ids), 30))["a"]
+    assert runner.features is not None
+    drafters_logits = model.head(runner.features[-1:])[0]
+    assert (drafters_logits - logits).square().mean().sqrt() < 0.02 * logits.std()
+    assert (model.head_weight is model.embedding) == tied
+
+
 def test_sizes_that_are_no_multiple_of_sixteen_are_refused(tmp_path: Path) -> None:
     write_toy_model(tmp_path, intermediate_size=72)
     config = read_config(tmp_path)
@@ -129,6 +165,29 @@ def test_a_missing_compiler_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(StartError, match=r"no C\+\+ compiler.*or use bfloat16"):
         load_model(config, tmp_path / "toy", "w8a16", torch.device("cpu"))
     library.load_library.cache_clear()
+
+
+@pytest.mark.skipif(not has_tiles(), reason="no AMX")
+def test_auto_is_this_format_where_it_can_run(tmp_path: Path) -> None:
+    cpu = torch.device("cpu")
+    write_toy_model(tmp_path / "fits")
+    write_toy_model(tmp_path / "odd", intermediate_size=72)
+    assert choose_format("auto", cpu, read_config(tmp_path / "fits")) == "w8a16"
+    assert choose_format("auto", cpu, read_config(tmp_path / "odd")) != "w8a16"
+    assert choose_format("float32", cpu, read_config(tmp_path / "fits")) == "float32"
+
+
+def test_auto_does_without_a_compiler(
+    toy_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    library.load_library.cache_clear()
+    chosen = choose_format("auto", torch.device("cpu"), read_config(toy_folder))
+    library.load_library.cache_clear()
+    assert chosen == choose_format("auto", torch.device("cpu"))
+    assert len(caplog.messages) == int(has_tiles())
+    assert all("there is no C++ compiler" in message for message in caplog.messages)
 
 
 def test_the_real_models_greedy_answers_are_the_same_alone_and_in_company(model_folder: Path) -> None:

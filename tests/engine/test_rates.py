@@ -8,15 +8,15 @@ from engine.rates import EndRate, StepRates, least
 def test_only_sizes_seen_are_reported() -> None:
     rates = StepRates()
     assert rates.steps_per_s == {}
-    rates.observe(4, 0, 0.05)
-    rates.observe(1, 0, 0.02)
+    rates.observe(4, 0, 4, 0.05)
+    rates.observe(1, 0, 1, 0.02)
     assert rates.steps_per_s == {1: pytest.approx(50), 4: pytest.approx(20)}
     assert rates.decode_tokens_per_s > 0
 
 
 def test_a_step_with_prefill_says_nothing_about_decoding() -> None:
     rates = StepRates()
-    rates.observe(3, 100, 0.05)
+    rates.observe(3, 100, 3, 0.05)
     assert rates.steps_per_s == {}
     assert rates.prefill_tokens_per_s == pytest.approx(2000)
     assert rates.decode_tokens_per_s == 0.0
@@ -25,16 +25,16 @@ def test_a_step_with_prefill_says_nothing_about_decoding() -> None:
 def test_old_steps_fade() -> None:
     rates = StepRates()
     for seconds in [1.0] * 5 + [0.01] * 100:
-        rates.observe(1, 0, seconds)
+        rates.observe(1, 0, 1, seconds)
     assert rates.steps_per_s[1] == pytest.approx(100, rel=0.01)
 
 
 def test_the_end_of_a_sequence_is_foreseen_from_measured_steps() -> None:
     rates = StepRates()
     assert rates.finish_s(10, 10, 1) is None
-    rates.observe(1, 0, 0.02)
-    rates.observe(8, 0, 0.05)
-    rates.observe(0, 100, 0.1)
+    rates.observe(1, 0, 1, 0.02)
+    rates.observe(8, 0, 8, 0.05)
+    rates.observe(0, 100, 0, 0.1)
     assert rates.finish_s(0, 100, 1) == pytest.approx(2.0)
     assert rates.finish_s(0, 100, 7) == pytest.approx(5.0)  # eight is the nearest size seen
     assert rates.finish_s(500, 100, 1) == pytest.approx(2.5)

@@ -1,4 +1,4 @@
-"""600 random requests against a toy model with little memory: everything ends, nothing is lost.
+"""1,200 random requests, half with drafts, against a toy model with little memory: all end, nothing is lost.
 
 They come in runs of 20, each with limits of its own, so that Hypothesis can vary those too.
 """
@@ -8,14 +8,16 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from engine.drafters.lookup import PromptLookup
 from engine.errors import QueueFull
 from engine.kv_cache import BLOCK_TOKENS, num_blocks_for
 from engine.loop import Engine
 from engine.model import Llama
-from engine.sequence import Event, Sampling
+from engine.sequence import Event, Sampling, Speculation
 from tests.engine.test_loop import Recorder, random_prompt
 from tests.engine.toy import make_engine, make_sequence
 
@@ -39,6 +41,7 @@ class Request:
     stops: tuple[str, ...]
     steps_before: int  # steps of the engine before it comes
     cancelled_after: int | None  # steps from then on
+    speculation: Speculation
 
 
 requests = st.builds(
@@ -53,6 +56,7 @@ requests = st.builds(
     stops=st.sampled_from([(), ("a", "Zz")]),
     steps_before=st.sampled_from([0, 0, 0, 1, 2, 10]),
     cancelled_after=st.one_of(st.none(), st.none(), st.integers(0, 40)),
+    speculation=st.sampled_from(["auto", "fixed", "static", "off"]),
 )
 
 
@@ -81,6 +85,7 @@ class Run:
             min_new_tokens=min(request.min_new_tokens, request.max_new_tokens),
             suppressed_ids=frozenset({END_ID}),
         )
+        sequence.speculation = request.speculation
         try:
             self.engine.submit(sequence)
         except QueueFull:
@@ -123,7 +128,8 @@ class Run:
         assert all(engine.allocator.holders(block) == 1 for block in writing)
 
 
-def test_random_requests_all_end_and_give_everything_back(toy_model: Llama) -> None:
+@pytest.mark.parametrize("drafts", [False, True], ids=["plain", "drafts"])
+def test_random_requests_all_end_and_give_everything_back(toy_model: Llama, drafts: bool) -> None:
     seen = Counter[str]()
 
     @settings(max_examples=NUM_EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
@@ -141,11 +147,13 @@ def test_random_requests_all_end_and_give_everything_back(toy_model: Llama) -> N
             kv_tokens=KV_TOKENS,
             max_waiting=max_waiting,
             max_waiting_per_caller=-(-max_waiting // 2),
+            drafter=PromptLookup(shortest=1) if drafts else None,
         )
         seen.update(run_all_requests(engine, asked))
 
     check()
     assert min(seen[what] for what in ("finished", "refused", "cancelled", "preempted", "cached")) > 0
+    assert (seen["verified"] > 0) == drafts
 
 
 def run_all_requests(engine: Engine, asked: list[Request]) -> dict[str, int]:
@@ -172,4 +180,5 @@ def run_all_requests(engine: Engine, asked: list[Request]) -> dict[str, int]:
         "cancelled": len(run.cancelled),
         "preempted": recorder.num_preempted,
         "cached": recorder.num_cached,
+        "verified": sum(done.verified for done in recorder.rounds),
     }

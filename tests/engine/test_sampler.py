@@ -8,7 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.sampler import candidate_probs, penalise, sample, uniforms
+from engine.chance import uniforms
+from engine.judge import decide, no_proposal
+from engine.sampler import Choice, Row, candidate_probs, penalise
 from engine.sequence import Sampling, Sequence
 from tests.engine.toy import make_sequence
 
@@ -19,6 +21,13 @@ def sequence_with(sampling: Sampling, output: list[int] | None = None) -> Sequen
     sequence = make_sequence("s", [1, 2, 3], sampling=sampling)
     sequence.output_ids = output or []
     return sequence
+
+
+def sample(logits: torch.Tensor, sequences: list[Sequence]) -> list[Choice]:
+    """The choice of each row, without drafts."""
+    nothing = no_proposal(len(sequences), logits.device)
+    judged = decide(nothing, logits, sequences, [()] * len(sequences))
+    return [one.choices[0] for one in judged]
 
 
 def reference_probs(logits: list[float], sampling: Sampling) -> list[float]:
@@ -111,7 +120,7 @@ def test_penalties_follow_their_definitions() -> None:
     sampling = Sampling(presence_penalty=0.5, frequency_penalty=0.25, repetition_penalty=2.0)
     sequence = make_sequence("s", [1, 2], sampling=sampling)
     sequence.output_ids = [3, 3, 0]
-    penalise(logits, sequence)
+    penalise(logits, Row(sequence))
     # seen anywhere: 0, 1, 2, 3 (positive halved, negative doubled); generated: 3 twice, 0 once
     assert logits.tolist() == pytest.approx([1.0 - 0.75, 0.5, -2.0, 2.0 - 1.0, 5.0])
 

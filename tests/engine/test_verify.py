@@ -17,7 +17,7 @@ from engine.verify import (
     next_token_probs,
     settle,
     verify,
-    verify_greedy,
+    verify_chosen,
 )
 from tests.engine.drafters import parity
 from tests.engine.toy import make_sequence
@@ -151,7 +151,7 @@ def test_greedy_verification_equals_sampling_with_certain_targets() -> None:
     certain = torch.nn.functional.one_hot(target_ids, 3).double()
     points = torch.rand((4, 4), generator=generator, dtype=torch.float64)
     sampled = verify(proposal, certain, first_rows, points, torch.rand((4, 5), generator=generator))
-    greedy = verify_greedy(proposal, target_ids, first_rows)
+    greedy = verify_chosen(proposal, target_ids, first_rows)
     assert greedy.accepted.tolist() == sampled.accepted.tolist()
     assert greedy.next_ids.tolist() == sampled.next_ids.tolist()
     assert int(greedy.accepted[0]) == 4

@@ -16,8 +16,9 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
 from engine.checkpoint import read_config, read_weights
+from engine.drafters.base import Drafter
 from engine.loop import Engine
-from engine.model import Llama
+from engine.model import Llama, Model
 from engine.scheduler import Limits
 from engine.sequence import Event, Sampling, Sequence
 from engine.text import TextStream
@@ -114,7 +115,7 @@ def make_sequence(
 
 
 def make_engine(
-    model: Llama,
+    model: Model,
     *,
     max_batch: int = 4,
     chunk: int = 16,
@@ -122,6 +123,8 @@ def make_engine(
     max_waiting: int = 1000,
     max_waiting_per_caller: int = 1000,
     prefix_cache: bool = True,
+    drafter: Drafter | None = None,
+    draft_confidence: float = 0.0,
 ) -> Engine:
     """An engine that is stepped by hand."""
     return Engine(
@@ -131,6 +134,9 @@ def make_engine(
         max_waiting=max_waiting,
         max_waiting_per_caller=max_waiting_per_caller,
         prefix_cache=prefix_cache,
+        drafter=drafter,
+        drafter_name="of the test",
+        draft_confidence=draft_confidence,
         deliver=lambda events: None,
     )
 

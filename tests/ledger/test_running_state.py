@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
 from sqlalchemy import Engine, insert, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -68,12 +69,23 @@ def test_an_engine_sample_keeps_the_figures_and_the_whole_answer(
         "waiting": 0,
         "kv_used_fraction": 0.25,
         "prefill_tokens_per_s": "n/a",
-        "rounds": {"a": 1},
+        "speculation": {"accepted_length": 2.25},
     }
     for _ in range(2):
         commit(clean_database_url, lambda connection: record_engine_sample(connection, "engine", state, NOW))
-    found = rows(engine, "SELECT running, kv_used_fraction, prefill_tokens_per_s, state FROM engine_samples")
-    assert found == [(3, 0.25, None, state)]
+    query = (
+        "SELECT running, kv_used_fraction, prefill_tokens_per_s, accepted_length, state FROM engine_samples"
+    )
+    assert rows(engine, query) == [(3, 0.25, None, 2.25, state)]
+
+
+@pytest.mark.parametrize("speculation", [None, {}, {"accepted_length": None}, "off"])
+def test_a_sample_of_an_engine_without_rounds_has_no_accepted_length(
+    clean_database_url: str, engine: Engine, speculation: object
+) -> None:
+    state = {"running": 0, "speculation": speculation}
+    commit(clean_database_url, lambda connection: record_engine_sample(connection, "engine", state, NOW))
+    assert rows(engine, "SELECT running, accepted_length FROM engine_samples") == [(0, None)]
 
 
 def add_histogram(engine: Engine, minute: datetime, counts: dict[int, int], target: str = "engine") -> None:

@@ -15,6 +15,7 @@ from engine.drafters.draws import choose
 from engine.drafters.dspark import BlockDrafter
 from engine.drafters.loading import TargetParts, load_drafter
 from engine.kv_cache import num_blocks_for
+from tests.engine.devices import DEVICES
 from tests.engine.drafters import reference
 from tests.engine.drafters.checkpoints import (
     DEEPSPEC,
@@ -29,10 +30,6 @@ from tests.engine.drafters.parity import assert_near
 
 HEADS = [None, "vanilla", "gated", "rnn"]
 STARTS = [1, 7, 16, 17, 33]
-DEVICES = [
-    "cpu",
-    pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")),
-]
 
 
 def deepspec(folder: Path, head: str | None, seed: int, bias: bool = False) -> tuple[Path, dict[str, Tensor]]:
@@ -45,8 +42,8 @@ def deepspec(folder: Path, head: str | None, seed: int, bias: bool = False) -> t
     return write_checkpoint(folder, config, tensors), tensors
 
 
-def drafter_of(folder: Path, target: TargetParts) -> BlockDrafter:
-    loaded = load_drafter(folder, target)
+def drafter_of(folder: Path, target: TargetParts, draft_topk: int | None = None) -> BlockDrafter:
+    loaded = load_drafter(folder, target, draft_topk=draft_topk)
     assert isinstance(loaded.drafter, BlockDrafter)
     assert loaded.unused == ()
     return loaded.drafter
@@ -156,6 +153,55 @@ def test_sampled_tokens_come_from_the_reported_distribution(tmp_path: Path, head
     assert torch.allclose(proposal.draft_probs.sum(-1), torch.ones(len(STARTS), 5), atol=1e-5)
     own = proposal.draft_probs.gather(2, proposal.token_ids.unsqueeze(2)).squeeze(2)
     assert own.tolist() == proposal.token_probs.tolist()
+    assert bool((own > 0).all())
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.3])
+@pytest.mark.parametrize("head", HEADS)
+def test_choosing_among_all_tokens_is_choosing_freely(
+    tmp_path: Path, head: str | None, temperature: float
+) -> None:
+    folder, _ = deepspec(tmp_path, head, 8)
+    target = random_target()
+    free = drafter_of(folder, target)
+    contexts = Contexts(free, target)
+    batch = contexts.batch(free, target.embedding.device, temperature)
+    expected = free.propose(batch, contexts.cache)
+    for most in (VOCAB, VOCAB + 1):
+        proposal = drafter_of(folder, target, most).propose(batch, contexts.cache)
+        assert proposal.token_ids.tolist() == expected.token_ids.tolist()
+        for ours, theirs in (
+            (proposal.draft_probs, expected.draft_probs),
+            (proposal.confidence_logits, expected.confidence_logits),
+        ):
+            assert (ours is None) == (theirs is None)
+            if ours is not None and theirs is not None:
+                assert torch.allclose(ours, theirs, atol=1e-6)
+
+
+@pytest.mark.parametrize("vocab", [VOCAB, 10])
+@pytest.mark.parametrize("head", HEADS)
+def test_a_slot_chooses_among_its_likeliest_tokens(tmp_path: Path, head: str | None, vocab: int) -> None:
+    """The distribution is the full one of biased logits, cut to those columns."""
+    tensors = random_tensors(block_shapes(head, draft_vocab=vocab, confidence=False), 9)
+    tensors["d2t"] = 3 * torch.arange(vocab) if vocab < VOCAB else torch.zeros(VOCAB, dtype=torch.long)
+    changes = {"markov_rank": 0} if head is None else {"markov_head_type": head}
+    config = SPECULATORS | {"draft_vocab_size": vocab, "enable_confidence_head": False} | changes
+    folder, target = write_checkpoint(tmp_path, config, tensors), random_target()
+    drafter, free = drafter_of(folder, target, 4), drafter_of(folder, target)
+    contexts = Contexts(drafter, target)
+    batch = contexts.batch(drafter, target.embedding.device, 1.3)
+    proposal = drafter.propose(batch, contexts.cache)
+    assert proposal.draft_probs is not None
+    hidden = drafter.block_hidden(batch, contexts.cache)
+    kept = drafter.base_logits(hidden).topk(4, dim=-1).indices
+    ids = torch.arange(VOCAB) if proposal.vocabulary is None else proposal.vocabulary
+    drawn = (ids == proposal.token_ids.unsqueeze(2)).long().argmax(2)  # the columns
+    forced = free.link_slots(hidden, batch.anchors, lambda slot, logits: (drawn[:, slot], None))
+    cut = torch.full_like(forced.logits, float("-inf")).scatter(2, kept, forced.logits.gather(2, kept))
+    assert torch.allclose(proposal.draft_probs, (cut / 1.3).softmax(-1), atol=1e-6)
+    own = proposal.draft_probs.gather(2, drawn.unsqueeze(2)).squeeze(2)
+    assert own.tolist() == (proposal.token_probs if proposal.token_probs is not None else own * 0).tolist()
     assert bool((own > 0).all())
 
 

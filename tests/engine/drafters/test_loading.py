@@ -15,6 +15,7 @@ from tests.engine.drafters.checkpoints import (
     DEEPSPEC,
     EAGLE3,
     HIDDEN,
+    MTP,
     NUM_TARGET_LAYERS,
     SPECULATORS,
     VOCAB,
@@ -41,6 +42,8 @@ REFUSALS = [
     (DEEPSPEC | {"markov_rank": 0}, "markov_rank"),
     (DEEPSPEC | {"block_size": 0}, "block_size"),
     (EAGLE3 | {"num_hidden_layers": 2}, "num_hidden_layers"),
+    (EAGLE3 | {"ttt_length": 0}, "ttt_length"),
+    (MTP | {"num_nextn_predict_layers": 2}, "only one is supported"),
     (SPECULATORS | {"speculators_model_type": "eagle"}, "speculators_model_type"),
     (SPECULATORS | {"markov_head_type": "rnn", "sample_from_anchor": False}, "sample_from_anchor"),
     (SPECULATORS | {"projector_type": "domino"}, "projector_type"),
@@ -131,6 +134,14 @@ def test_a_map_onto_tokens_that_do_not_exist_is_refused(tmp_path: Path) -> None:
         tensors["d2t"] = torch.tensor(offsets)
         with pytest.raises(StartError, match="d2t"):
             load_drafter(write_checkpoint(tmp_path, config, tensors), random_target())
+
+
+def test_a_map_that_moves_tokens_of_a_whole_vocabulary_is_refused(tmp_path: Path) -> None:
+    tensors = random_tensors(block_shapes("vanilla"), 1) | {"d2t": torch.zeros(VOCAB, dtype=torch.long)}
+    assert load_drafter(write_checkpoint(tmp_path, SPECULATORS, tensors), random_target()).unused == ()
+    tensors["d2t"][3] = 1
+    with pytest.raises(StartError, match="d2t"):
+        load_drafter(write_checkpoint(tmp_path, SPECULATORS, tensors), random_target())
 
 
 @pytest.mark.parametrize("place", ["rope_parameters", "top level"])

@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from engine.chance import Stream, draw, stream_uniforms
 from engine.drafters.base import Drafter, Proposal
 from engine.drafters.batches import Anchor, Span, context_rows, draft_batch
 from engine.drafters.context import DraftCache
-from engine.drafters.draws import Stream, draw, stream_uniforms
 from engine.drafters.loading import load_drafter
 from engine.drafters.lookup import PromptLookup
 from engine.judge import target_probs
@@ -40,7 +40,7 @@ from tests.engine.toy import make_sequence
 
 ANSWERS, BATCH, CPU = 60_000, 6_000, torch.device("cpu")
 HISTORY = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 1, 4, 1]  # repeats itself, so that prompt lookup proposes
-KINDS = ["dflash", "vanilla", "gated", "rnn", "eagle3", "mtp", "lookup"]
+KINDS = ["dflash", "vanilla", "gated", "rnn", "top-k", "eagle3", "mtp", "lookup"]
 SAMPLINGS = {
     "plain": Sampling(temperature=1.0),
     "warped": Sampling(temperature=0.8, top_k=25, top_p=0.95, min_p=0.005, presence_penalty=0.5),
@@ -55,12 +55,13 @@ def make_drafter(folder: Path, kind: str) -> Drafter:
     elif kind == "mtp":
         config, shapes = MTP, mtp_shapes()
     else:
-        head = None if kind == "dflash" else kind
+        head = {"dflash": None, "top-k": "vanilla"}.get(kind, kind)
         changes = {"markov_rank": 0} if head is None else {"markov_head_type": head}
         config = DEEPSPEC | changes | {"enable_confidence_head": False, "block_size": 3}
         shapes = block_shapes(head, confidence=False)
     tensors = {name: 0.6 * tensor for name, tensor in random_tensors(shapes, 21).items()}
-    return load_drafter(write_checkpoint(folder, config, tensors), random_target()).drafter
+    written = write_checkpoint(folder, config, tensors)
+    return load_drafter(written, random_target(), draft_topk=6 if kind == "top-k" else None).drafter
 
 
 class Target:

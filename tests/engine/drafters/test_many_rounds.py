@@ -8,8 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from engine.chance import Stream, stream_uniforms
 from engine.drafters.base import Proposal
-from engine.drafters.draws import Stream, choose, stream_uniforms
+from engine.drafters.draws import choose
 from engine.verify import verify
 from tests.engine.drafters.chi_square import p_value
 

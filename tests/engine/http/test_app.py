@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from engine.http.app import build_app
+from engine.http.bridge import Bridge
+from engine.http.generate import Served
+from engine.http.prompts import PromptReader
+from engine.loop import Engine
+from engine.metrics import EngineMetrics
+from engine.model import Llama
+from engine.observer import StepTimes
+from engine.sequence import Round
+from engine.tokenizer import ModelTokenizer
 from tests.engine.conftest import EngineProcess
-from tests.engine.toy import MAX_POSITIONS
+from tests.engine.toy import MAX_POSITIONS, make_engine, make_sequence
 
 MESSAGES = [{"role": "user", "content": "Hi"}]
 TOOL = {"type": "function", "function": {"name": "f"}}
@@ -119,9 +131,11 @@ WRONG_CHATS: list[tuple[dict[str, Any], int, str, str]] = [
     ({"tools": [TOOL]}, 400, "tools", "unsupported_parameter"),
     ({"tool_choice": "required"}, 400, "tool_choice", "unsupported_parameter"),
     ({"functions": [{"name": "f"}]}, 400, "functions", "unsupported_parameter"),
-    ({"logit_bias": {"5": 1}}, 400, "logit_bias", "unsupported_parameter"),
+    ({"logit_bias": {"x": 1}}, 400, "logit_bias", "invalid_value"),
+    ({"logit_bias": {"264": 1}}, 400, "logit_bias", "invalid_value"),
+    ({"logit_bias": {"5": 101}}, 400, "logit_bias.5", "invalid_value"),
     ({"logit_bias": 5}, 400, "logit_bias", "invalid_type"),
-    ({"response_format": {"type": "json_object"}}, 400, "response_format", "unsupported_parameter"),
+    ({"response_format": {"type": "yaml"}}, 400, "response_format.type", "invalid_value"),
     ({"response_format": "json"}, 400, "response_format", "invalid_type"),
     ({"modalities": ["text", "audio"]}, 400, "modalities", "unsupported_parameter"),
     ({"audio": {"voice": "x"}}, 400, "audio", "unsupported_parameter"),
@@ -136,6 +150,7 @@ WRONG_CHATS: list[tuple[dict[str, Any], int, str, str]] = [
     ({"stop_token_ids": [-1]}, 400, "stop_token_ids", "invalid_value"),
     ({"stop_token_ids": list(range(264)), "min_tokens": 1}, 400, "stop_token_ids", "invalid_value"),
     ({"sparkgate": "off"}, 400, "sparkgate", "invalid_type"),
+    ({"sparkgate": {"speculation": "maybe"}}, 400, "sparkgate.speculation", "invalid_value"),
 ]
 
 WRONG_COMPLETIONS: list[tuple[dict[str, Any], int, str, str]] = [
@@ -204,6 +219,62 @@ def test_models_are_listed(client: httpx.Client) -> None:
     assert listed["object"] == "list"
     assert [model["id"] for model in listed["data"]] == ["toy"]
     assert client.get("/v1/models/toy").json() == listed["data"][0]
+
+
+@pytest.fixture
+def engine(toy_model: Llama) -> Engine:
+    """Not run: what it did is reported by the test."""
+    return make_engine(toy_model)
+
+
+def state_of(engine: Engine, metrics: EngineMetrics, folder: Path) -> dict[str, Any]:
+    """`/state` of an app over this engine."""
+
+    async def ask() -> dict[str, Any]:
+        prompts = PromptReader(ModelTokenizer(folder), frozenset(), 264, engine.max_context)
+        served = Served("toy", "fp", engine, Bridge(asyncio.get_running_loop()), prompts)
+        transport = httpx.ASGITransport(build_app(served, metrics))
+        async with httpx.AsyncClient(transport=transport, base_url="http://toy") as client:
+            answer: dict[str, Any] = (await client.get("/state")).json()
+            return answer
+
+    return asyncio.run(ask())
+
+
+def test_state_says_null_where_nothing_was_measured(engine: Engine, toy_folder: Path) -> None:
+    state = state_of(engine, EngineMetrics(engine), toy_folder)
+    assert state["drafter"] is None
+    assert state["step_s"] == dict.fromkeys(("draft", "verify", "sample", "overhead"))
+    assert state["speculation"] == {
+        "accepted_length": None,
+        "proposal_length": None,
+        "verified_length": None,
+        "waste": None,
+        "survival": [],
+        "by": {"shape": {}, "temperature": {}, "concurrency": {}, "context": {}},
+    }
+
+
+def test_state_tells_what_speculation_yields(engine: Engine, toy_folder: Path) -> None:
+    metrics = EngineMetrics(engine)
+    metrics.step_done(StepTimes(0.01, 0.03, 0.004, 0.002))
+    sequence = make_sequence("a", [1] * 10)
+    sequence.shape = "support"
+    metrics.round_done(sequence, Round(4, 4, 2, 3), 3)
+    state = state_of(engine, metrics, toy_folder)
+    assert state["step_s"] == {"draft": 0.01, "verify": 0.03, "sample": 0.004, "overhead": 0.002}
+    figures = {
+        "accepted_length": 3.0,
+        "proposal_length": 4.0,
+        "verified_length": 4.0,
+        "waste": 0.5,
+        "survival": [1.0, 1.0, 0.0, 0.0],
+    }
+    by = {"shape": "support", "temperature": "0", "concurrency": "2-4", "context": "<=256"}
+    assert state["speculation"] == {
+        **figures,
+        "by": {dimension: {band: figures} for dimension, band in by.items()},
+    }
 
 
 def test_after_all_that_nothing_is_running(toy_server: EngineProcess) -> None:

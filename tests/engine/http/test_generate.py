@@ -20,6 +20,7 @@ CHAT: dict[str, Any] = {
 }
 COMPLETION: dict[str, Any] = {"model": "toy", "prompt": "Hello", "max_tokens": 12, "seed": 3}
 ENDPOINTS = [("/v1/chat/completions", CHAT), ("/v1/completions", COMPLETION)]
+OWN_FIELDS = {"queue_s", "prefill_s", "decode_s", "rounds", "drafted", "verified", "accepted"}
 HEAD = {"id", "object", "created", "model", "system_fingerprint", "choices"}
 
 
@@ -83,7 +84,7 @@ def test_a_chat_stream_opens_with_the_role_and_closes_with_the_reason(client: ht
     assert chunks[-1]["choices"][0]["delta"] == {}
     assert [chunk["choices"][0]["finish_reason"] for chunk in chunks[:-1]] == [None] * (len(chunks) - 1)
     assert chunks[-1]["choices"][0]["finish_reason"] in ("stop", "length")
-    assert set(chunks[-1]["sparkgate"]) == {"queue_s", "prefill_s", "decode_s"}
+    assert set(chunks[-1]["sparkgate"]) == OWN_FIELDS
     assert not any("usage" in chunk or "sparkgate" in chunk for chunk in chunks[:-1])
 
 
@@ -206,11 +207,39 @@ def test_metrics_and_state_count_requests(toy_server: EngineProcess, client: htt
         "prefill_tokens_per_s",
         "decode_tokens_per_s",
         "steps_per_s",
+        "step_s",
+        "drafter",
+        "speculation",
         "requests_total",
         "uptime_s",
     }
     assert state["draining"] is False
     assert "1" in state["steps_per_s"]  # type: ignore[operator]
+
+
+def test_an_answer_tells_its_rounds_and_they_are_counted_by_shape(
+    toy_server: EngineProcess, client: httpx.Client
+) -> None:
+    def rounds() -> float:
+        families = text_string_to_metric_families(client.get("/metrics").text)
+        counted = {
+            (sample.name, *sample.labels.values()): sample.value
+            for family in families
+            for sample in family.samples
+        }
+        return counted["sparkgate_engine_shape_rounds_total", "support"]
+
+    before = rounds()
+    asked = {**COMPLETION, "ignore_eos": True}
+    answer = client.post("/v1/completions", json=asked, headers={"X-Sparkgate-Shape": "support"}).json()
+    own = answer["sparkgate"]
+    assert set(own) == OWN_FIELDS
+    # The first of the twelve tokens is the prompt's; the last round may have ended within its drafts.
+    assert 1 <= own["rounds"] <= 11 <= own["rounds"] + own["accepted"]
+    assert own["accepted"] <= own["verified"] <= own["drafted"]
+    assert rounds() == before + own["rounds"]
+    shapes = toy_server.state()["speculation"]["by"]["shape"]  # type: ignore[index]
+    assert shapes["support"]["accepted_length"] >= 1.0
 
 
 def counters(client: httpx.Client) -> dict[str, float]:
@@ -253,6 +282,12 @@ def test_metrics_have_their_names(client: httpx.Client) -> None:
         "prefix_hit_tokens",
         "completion_tokens",
         "step_seconds",
+        "step_phase_seconds",
+        "rounds",
+        "draft_tokens",
+        "verified_tokens",
+        "accepted_tokens",
+        "committed_tokens",
         "queue_seconds",
         "prefill_seconds",
         "time_to_first_token_seconds",
@@ -262,3 +297,59 @@ def test_metrics_have_their_names(client: httpx.Client) -> None:
 
 def test_health_is_ok(client: httpx.Client) -> None:
     assert client.get("/health").json() == {"status": "ok"}
+
+
+PAINT = {
+    "type": "object",
+    "properties": {
+        "colour": {"enum": ["red", "blue"]},
+        "coats": {"type": "integer", "maximum": 9, "minimum": 0},
+    },
+    "required": ["colour", "coats"],
+    "additionalProperties": False,
+}
+PAINT_FORMAT = {
+    "type": "json_schema",
+    "json_schema": {"name": "paint", "schema": PAINT, "strict": True},
+}
+
+
+@pytest.mark.parametrize(("path", "body"), ENDPOINTS)
+@pytest.mark.parametrize("changes", [{}, {"temperature": 0}, {"ignore_eos": True, "presence_penalty": 2}])
+def test_an_answer_matches_its_schema_and_ends(
+    client: httpx.Client, path: str, body: dict[str, Any], changes: dict[str, Any]
+) -> None:
+    for seed in range(4):
+        asked = {**body, **changes, "seed": seed, "max_tokens": 200, "response_format": PAINT_FORMAT}
+        choice = ask(client, path, asked)["choices"][0]
+        text = choice["text"] if "text" in choice else choice["message"]["content"]
+        answer = json.loads(text)
+        assert list(answer) == ["colour", "coats"]
+        assert answer["colour"] in ("red", "blue")
+        assert answer["coats"] in range(10)
+        assert choice["finish_reason"] == "stop"
+        assert "".join(map(text_of, stream(client, path, asked))) == text
+
+
+def test_any_object_begins_as_one(client: httpx.Client) -> None:
+    asked = {**CHAT, "response_format": {"type": "json_object"}}
+    assert ask(client, "/v1/chat/completions", asked)["choices"][0]["message"]["content"].startswith("{")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_schema_that_cannot_be_enforced_is_refused(client: httpx.Client, stream: bool) -> None:
+    form = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "thing"}}}
+    answer = client.post("/v1/chat/completions", json={**CHAT, "response_format": form, "stream": stream})
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert error["param"] == "response_format.json_schema.schema"
+    assert "Invalid type: thing" in error["message"]
+
+
+def test_a_bias_decides(client: httpx.Client) -> None:
+    asked = {**COMPLETION, "logit_bias": {"65": 100}, "max_tokens": 5}
+    free, biased = (
+        ask(client, "/v1/completions", body)["choices"][0]["text"] for body in (COMPLETION, asked)
+    )
+    assert len(set(biased)) == 1
+    assert len(set(free)) > 1

@@ -1,10 +1,16 @@
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import pytest
 
-from engine.http.requests import read_chat, read_completion
+from engine.errors import InvalidRequest
+from engine.http.requests import MAX_BIASES, SCHEMA_PARAM, read_chat, read_completion
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
+COMPLETION = {"model": "m", "prompt": "Hi"}
+SCHEMA = {"type": "object", "properties": {"b": {"type": "string"}, "a": {"type": "integer"}}}
 
 
 def test_defaults_leave_the_distribution_alone() -> None:
@@ -14,8 +20,11 @@ def test_defaults_leave_the_distribution_alone() -> None:
     assert not sampling.has_penalties
     assert sampling.top_logprobs is None
     assert request.max_new_tokens is None
+    assert sampling.logit_bias == ()
     assert request.stops == ()
     assert not request.stream
+    assert request.json_schema is None
+    assert request.speculation == "auto"
 
 
 def test_requests_without_a_seed_differ() -> None:
@@ -49,6 +58,8 @@ def test_every_field_arrives() -> None:
             "ignore_eos": True,
             "min_tokens": 4,
             "stop_token_ids": [3, 9],
+            "logit_bias": {"7": -100, "12": 2.5},
+            "sparkgate": {"speculation": "static"},
         }
     )
     sampling = request.sampling
@@ -63,6 +74,8 @@ def test_every_field_arrives() -> None:
     assert (request.stream, request.include_usage) == (True, True)
     assert (request.ignore_end, request.min_new_tokens) == (True, 4)
     assert request.stop_ids == {3, 9}
+    assert sampling.logit_bias == ((7, -100.0), (12, 2.5))
+    assert request.speculation == "static"
 
 
 def test_text_parts_are_joined_and_developers_speak_as_system() -> None:
@@ -103,3 +116,72 @@ def test_harmless_and_unknown_fields_are_ignored() -> None:
         "sparkgate": {"speculation": "auto"},
     }
     assert read_chat({**CHAT, **extras}).messages == read_chat(CHAT).messages
+
+
+def schema_format(**changes: Any) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "n", "schema": SCHEMA, **changes}}
+
+
+@pytest.mark.parametrize(
+    ("response_format", "schema", "is_strict"),
+    [
+        (None, None, False),
+        ({"type": "text"}, None, False),
+        ({"type": "json_object"}, {"type": "object"}, True),
+        (schema_format(), SCHEMA, False),
+        (schema_format(strict=None), SCHEMA, False),
+        (schema_format(strict=True, description="d"), SCHEMA, True),
+    ],
+)
+def test_a_response_format_becomes_a_schema(
+    response_format: object, schema: dict[str, Any] | None, is_strict: bool
+) -> None:
+    for request in (
+        read_chat({**CHAT, "response_format": response_format}),
+        read_completion({**COMPLETION, "response_format": response_format}),
+    ):
+        found = None if request.json_schema is None else json.loads(request.json_schema)
+        assert (found, request.is_strict) == (schema, is_strict)
+        if found and "properties" in found:
+            assert list(found["properties"]) == ["b", "a"]  # the order in which the answer has them
+
+
+@pytest.mark.parametrize(
+    ("changes", "param", "code"),
+    [
+        ({"response_format": []}, "response_format", "invalid_type"),
+        ({"response_format": {}}, "response_format.type", "missing_required_parameter"),
+        ({"response_format": {"type": "xml"}}, "response_format.type", "invalid_value"),
+        (
+            {"response_format": {"type": "json_schema"}},
+            "response_format.json_schema",
+            "missing_required_parameter",
+        ),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": {}}}},
+            "response_format.json_schema.name",
+            "missing_required_parameter",
+        ),
+        ({"response_format": schema_format(schema=None)}, SCHEMA_PARAM, "missing_required_parameter"),
+        ({"response_format": schema_format(schema=True)}, SCHEMA_PARAM, "invalid_type"),
+        (
+            {"response_format": schema_format(strict="yes")},
+            "response_format.json_schema.strict",
+            "invalid_type",
+        ),
+        ({"response_format": {"type": "json_object"}, "min_tokens": 3}, "min_tokens", "invalid_value"),
+        ({"logit_bias": {"x": 1}}, "logit_bias", "invalid_value"),
+        ({"logit_bias": {"-1": 1}}, "logit_bias", "invalid_value"),
+        ({"logit_bias": {5000 * "1": 1}}, "logit_bias", "invalid_value"),
+        ({"logit_bias": {"1": 101}}, "logit_bias.1", "invalid_value"),
+        ({"logit_bias": {"1": "much"}}, "logit_bias.1", "invalid_type"),
+        ({"logit_bias": {str(at): 1 for at in range(MAX_BIASES + 1)}}, "logit_bias", "invalid_value"),
+        ({"sparkgate": {"speculation": "maybe"}}, "sparkgate.speculation", "invalid_value"),
+        ({"sparkgate": {"speculation": 4}}, "sparkgate.speculation", "invalid_type"),
+    ],
+)
+def test_fields_that_cannot_be_honoured_are_named(changes: dict[str, Any], param: str, code: str) -> None:
+    for body, read in ((CHAT, read_chat), (COMPLETION, read_completion)):
+        with pytest.raises(InvalidRequest) as refused:
+            read({**body, **changes})
+        assert (refused.value.param, refused.value.code) == (param, code)

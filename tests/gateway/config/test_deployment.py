@@ -88,7 +88,7 @@ def test_all_mistakes_are_listed_with_line_and_key() -> None:
     text = (
         "prot: 9000\n"
         "workers: 0\n"
-        "engine: {modell: x, cost_per_hour_usd: -1}\n"
+        'engine: {modell: x, cost_per_hour_usd: -1, drafter: ""}\n'
         "targets:\n"
         "  - {name: a, kind: openai, base_url: nope, model: m}\n"
         "  - {name: a, kind: openia, base_url: 'https://x/v1', model: m}\n"
@@ -107,6 +107,7 @@ def test_all_mistakes_are_listed_with_line_and_key() -> None:
         "sparkgate.yaml:1: prot: unknown key; did you mean 'port'?",
         "sparkgate.yaml:2: workers: should be greater than or equal to 1, not 0",
         "sparkgate.yaml:3: engine.modell: unknown key; did you mean 'model'?",
+        "sparkgate.yaml:3: engine.drafter: is empty; leave it out, or name something",
         "sparkgate.yaml:3: engine.cost_per_hour_usd: should be greater than or equal to 0, not -1",
         "sparkgate.yaml:5: targets[0].base_url: should be an address that begins with http:// or https://",
         "sparkgate.yaml:6: targets[1].name: 'a' already names another target; names must be unique",

@@ -1,0 +1,72 @@
+"""Drafters by name: from what `--drafter` says to a drafter, ready to run beside the served model.
+
+In: `none`, `lookup`, `auto`, a local folder or a Hugging Face id, and the target. Out: the drafter with the
+name it is reported under. What does not fit or cannot be fetched is a `StartError`. Knows no sequences.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from engine.drafters.base import Drafter
+from engine.drafters.loading import Loaded, TargetParts, load_drafter
+from engine.drafters.lookup import PromptLookup
+from engine.errors import StartError
+from engine.fetch import Progress, fetch_drafter
+from engine.model import Model
+
+log = logging.getLogger("engine")
+
+_NAMES_IN_LOG = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A drafter and its name: `lookup`, a folder's name, or a Hugging Face id."""
+
+    name: str
+    drafter: Drafter
+
+
+def load_named(
+    name: str,
+    model: Model,
+    data_dir: Path,
+    progress: Progress = lambda what, share: None,
+    *,
+    draft_topk: int | None = None,
+) -> Named | None:
+    """The drafter of that name for `model`; None for `none`. `auto` is prompt lookup, which needs no files.
+
+    It runs on the model's device in the format of its embedding: bfloat16 beside w8a16. `draft_topk` as in
+    `load_drafter`. The folder may be the model's own, if an MTP layer is in it.
+    """
+    if name == "none":
+        return None
+    fetched = fetch_drafter(name, data_dir, progress)
+    if fetched is None:
+        return Named("lookup", PromptLookup())
+    target = TargetParts(model.config.num_layers, model.embedding, model.head_weight, model.head)
+    try:
+        loaded = load_drafter(fetched.folder, target, draft_topk=draft_topk)
+    except torch.OutOfMemoryError:
+        raise StartError(f"{fetched.name} does not fit into the memory of {model.device}") from None
+    log.info("drafter %s", description(fetched.name, loaded))
+    return Named(fetched.name, loaded.drafter)
+
+
+def description(name: str, loaded: Loaded) -> str:
+    """One line for the log: what it shares with the target, and what of its file nobody reads."""
+    parts = {"embedding": loaded.shares_embedding, "head": loaded.shares_head}
+    shared = " and ".join(part for part, is_shared in parts.items() if is_shared) or "nothing"
+    line = f"{name}: {loaded.drafter.num_slots} slots, shares {shared} with the model"
+    if not loaded.unused:
+        return line
+    listed = ", ".join(loaded.unused[:_NAMES_IN_LOG]) + (
+        ", ..." if len(loaded.unused) > _NAMES_IN_LOG else ""
+    )
+    return f"{line}, {len(loaded.unused)} tensors of its file are not used: {listed}"

@@ -1,0 +1,259 @@
+"""Speculation in the engine's loop: who gets drafts, how many of them are verified, what is learned.
+
+In: the running sequences, and what the target computed for them. Out: `Drafts`, tokens to verify. The
+drafter's own exceptions end here: it is switched off then, and answers go on without it. Knows no blocks'
+books and no HTTP; whether drafts stand is `engine.judge`'s business.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from collections.abc import Sequence as Ordered
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from engine.draft_confidence import DraftConfidence
+from engine.draft_lengths import Best, best_lengths, likely, survivals
+from engine.drafters.base import DraftBatch, Drafter, Proposal, confident_lengths
+from engine.drafters.batches import Anchor, Span, context_rows, draft_batch
+from engine.drafters.context import DraftCache
+from engine.judge import Judged, no_proposal
+from engine.model import LAST_HIDDEN, Model
+from engine.observer import StepTimes
+from engine.scheduler import Chunk
+from engine.sequence import Round, Sequence
+from engine.step_costs import StepCosts
+
+log = logging.getLogger("engine")
+
+_LONGEST_PAUSE = 64  # steps
+_TRYING_SHARE = 0.0075  # of the time of all steps
+_PAUSE_WEIGHT = 0.1  # of the newest step
+_TRIAL_EVERY = 128  # steps
+
+
+@dataclass(frozen=True, slots=True)
+class Proposed:
+    """What was drafted for one sequence."""
+
+    row: int  # of the proposal
+    token_ids: tuple[int, ...]
+    chances: list[float]  # of each, given that those before it stand
+    num_wanted: int  # of the tokens: those worth verifying
+
+
+@dataclass(frozen=True, slots=True)
+class Drafts:
+    """The proposals of one step."""
+
+    proposal: Proposal | None = None
+    of: Mapping[Sequence, Proposed] = field(default_factory=dict)
+
+    @property
+    def wanted(self) -> dict[Sequence, tuple[int, ...]]:
+        """The tokens to verify."""
+        return {sequence: one.token_ids[: one.num_wanted] for sequence, one in self.of.items()}
+
+    def proposal_for(self, chunks: Ordered[Chunk], device: torch.device) -> Proposal:
+        """The proposals of `chunks` in their order; of no length for those that verify nothing."""
+        if self.proposal is None or not any(chunk.drafted for chunk in chunks):
+            return no_proposal(len(chunks), device)
+        rows = [self.of[chunk.sequence].row if chunk.drafted else 0 for chunk in chunks]
+        return self.proposal.selected(rows, [len(chunk.drafted) for chunk in chunks])
+
+
+class Speculation:
+    """One drafter beside one target."""
+
+    def __init__(
+        self, name: str, drafter: Drafter, model: Model, num_blocks: int, threshold: float = 0.0
+    ) -> None:
+        """`threshold`: the confidence below which a proposal ends where a request asks for `static`."""
+        self.name, self.drafter, self.threshold = name, drafter, threshold
+        self.cache = DraftCache(drafter.context, num_blocks, model.dtype, model.device)
+        self.costs = StepCosts({1: 1.0})
+        self.is_broken = False
+        self._device = model.device
+        self._confidence = DraftConfidence(drafter.num_slots)
+        self._pauses: dict[int, _Pause] = {}
+        self._num_choices = 0
+
+    @property
+    def capture(self) -> tuple[int, ...]:
+        """What the target's forward has to return for `extend`."""
+        if self.is_broken:
+            return ()
+        return (LAST_HIDDEN,) if self.drafter.reads_last_hidden else self.drafter.target_layer_ids
+
+    def draft(self, running: Ordered[Sequence]) -> Drafts:
+        """Proposals for the sequences that want some, with as many tokens as are worth verifying."""
+        decoding = [sequence for sequence in running if sequence.num_pending == 1 and sequence.output_ids]
+        wanting = [one for one in decoding if one.speculation != "off" and _room(one) > 0]
+        pause = self._pauses.setdefault(len(decoding), _Pause())
+        is_auto = all(sequence.speculation == "auto" for sequence in wanting)
+        if self.is_broken or not wanting or (is_auto and pause.goes_on()):
+            return Drafts()
+        try:
+            proposal = self.drafter.propose(self._batch(wanting), self.cache)
+        except Exception:
+            self._give_up("propose")
+            return Drafts()
+        drafts, best = self._choose(wanting, proposal, decoding)
+        pause.note(best)
+        return drafts
+
+    def _batch(self, sequences: Ordered[Sequence]) -> DraftBatch:
+        anchors = [
+            Anchor(
+                history=sequence.all_ids(),
+                block_ids=sequence.block_ids,
+                temperature=sequence.sampling.temperature,
+                seed=sequence.sampling.seed,
+                num_generated=len(sequence.output_ids),
+                stop_ids=sequence.end_ids,
+            )
+            for sequence in sequences
+        ]
+        return draft_batch(anchors, self.drafter.num_slots, self._device)
+
+    def _choose(
+        self, sequences: Ordered[Sequence], proposal: Proposal, decoding: Ordered[Sequence]
+    ) -> tuple[Drafts, Best]:
+        """How many drafts of each sequence to verify."""
+        token_ids, drafted = proposal.token_ids.tolist(), proposal.lengths.tolist()
+        logits = None if proposal.confidence_logits is None else proposal.confidence_logits.tolist()
+        confident = drafted
+        if proposal.confidence_logits is not None:
+            confident = confident_lengths(proposal.confidence_logits, self.threshold).tolist()
+        tokens: list[tuple[int, ...]] = []
+        chances: list[list[float]] = []
+        wanted: list[int] = []
+        for row, sequence in enumerate(sequences):
+            count = min(drafted[row], _room(sequence))
+            tokens.append(tuple(token_ids[row][:count]))
+            chances.append(self._confidence.chances(sequence, logits[row] if logits else None, count))
+            fixed = {"fixed": count, "static": min(count, confident[row])}
+            wanted.append(fixed.get(sequence.speculation, 0))
+        free = [row for row, sequence in enumerate(sequences) if sequence.speculation == "auto"]
+        is_greedy = all(sequence.sampling.is_greedy for sequence in decoding)
+        survival = [likely(survivals(chances[row])) for row in free]
+        most = sum(len(one) for one in survival)
+        base = len(decoding) + sum(wanted)
+        best = best_lengths(
+            survival,
+            self.costs.steps_s(len(decoding), base, most, is_greedy=is_greedy),
+            num_certain=len(decoding) - len(free),
+            looks_ahead=proposal.draft_probs is None,
+        )
+        lengths = best.lengths
+        if self._is_trial():
+            lengths = [0] * len(free) if any(lengths) else [len(tokens[row]) for row in free]
+        for row, length in zip(free, lengths, strict=True):
+            wanted[row] = length
+        of = {
+            sequence: Proposed(row, tokens[row], chances[row], wanted[row])
+            for row, sequence in enumerate(sequences)
+        }
+        return Drafts(proposal, of), best
+
+    def _is_trial(self) -> bool:
+        """Now and then the opposite is done of what seems best, since only what is done can be measured."""
+        self._num_choices += 1
+        return self._num_choices % _TRIAL_EVERY == 0
+
+    def observe(
+        self, drafts: Drafts, decoding: Ordered[Sequence], num_rows: int, propose_s: float, times: StepTimes
+    ) -> None:
+        """What a step without prefill has taken."""
+        is_greedy = all(sequence.sampling.is_greedy for sequence in decoding)
+        self.costs.observe(len(decoding), num_rows, times.verify_s, times.sample_s, is_greedy=is_greedy)
+        pause = self._pauses.get(len(decoding))
+        if pause is not None and drafts.proposal is not None:
+            pause.observe(propose_s, times.total_s)
+
+    def learn(self, drafts: Drafts, chunk: Chunk, judged: Judged) -> None:
+        """See what became of a sequence's drafts."""
+        proposed = drafts.of.get(chunk.sequence)
+        if proposed is None or not proposed.token_ids:
+            return
+        tested, stood = len(chunk.drafted), judged.accepted
+        if tested == 0 and self.drafter.context is None:  # what follows is known without a test
+            tested, stood = 1, int(judged.choices[0].token_id == proposed.token_ids[0])
+        self._confidence.learn(chunk.sequence, proposed.chances, tested, stood)
+
+    def extend(
+        self, chunks: Ordered[Chunk], accepted: Mapping[Sequence, int], features: Tensor | None
+    ) -> None:
+        """Let the drafter take in what the target has computed and what stays: rows of `chunks` in order.
+
+        Call it before `num_computed` rises. It holds for all sequences, those without drafts included,
+        as others may come to share their blocks.
+        """
+        if self.is_broken or self.drafter.context is None:
+            return
+        spans: list[Span] = []
+        kept: list[int] = []
+        first_row = 0
+        for chunk in chunks:
+            sequence, stands = chunk.sequence, accepted.get(chunk.sequence, 0)
+            token_ids = [*sequence.pending_ids(chunk.num_tokens), *chunk.drafted[:stands]]
+            spans.append(Span(token_ids, sequence.num_computed, sequence.block_ids))
+            kept += range(first_row, first_row + len(token_ids))
+            first_row += chunk.width
+        if features is None:
+            features = torch.zeros(first_row, 0, device=self._device)
+        if len(kept) < first_row:
+            features = features[torch.tensor(kept, device=features.device)]
+        try:
+            self.drafter.extend(context_rows(spans, features), self.cache)
+        except Exception:
+            self._give_up("extend")
+
+    def _give_up(self, what: str) -> None:
+        self.is_broken = True
+        log.exception("the drafter %s failed to %s: going on without speculation", self.name, what)
+
+
+def round_of(drafts: Drafts, chunk: Chunk, judged: Judged, committed: int) -> Round:
+    """What a round came to. One that ended within its drafts counts as if these had ended there too."""
+    proposed = drafts.of.get(chunk.sequence)
+    drafted, verified = len(proposed.token_ids) if proposed else 0, len(chunk.drafted)
+    if committed <= judged.accepted:
+        return Round(committed, committed, committed, committed)
+    return Round(drafted, verified, judged.accepted, committed)
+
+
+class _Pause:
+    """Steps without drafting where it has not paid, twice as many each time it still does not.
+
+    As many at most as keep the cost of trying again below half a percent.
+    """
+
+    def __init__(self) -> None:
+        self._draft_s, self._share = 0.0, 0.0
+        self._length, self._left = 0, 0
+
+    def goes_on(self) -> bool:
+        """Whether this step is one of them."""
+        self._left -= 1
+        return self._left >= 0
+
+    def observe(self, draft_s: float, step_s: float) -> None:
+        """What drafting has cost, of a step of so many seconds in all."""
+        self._draft_s += _PAUSE_WEIGHT * (draft_s - self._draft_s)
+        self._share += _PAUSE_WEIGHT * (draft_s / step_s - self._share)
+
+    def note(self, best: Best) -> None:
+        """What drafting has promised."""
+        pays = best.gain > 1.0 + self._draft_s / best.step_s
+        longest = min(_LONGEST_PAUSE, int(self._share / _TRYING_SHARE))
+        self._length = 0 if pays else min(longest, max(1, 2 * self._length))
+        self._left = self._length
+
+
+def _room(sequence: Sequence) -> int:
+    """Drafts that could still be in the answer, beside the target's own token."""
+    return sequence.max_new_tokens - len(sequence.output_ids) - 1

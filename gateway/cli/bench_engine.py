@@ -1,0 +1,250 @@
+"""`sparkgate bench engine`: our engine, plain and speculative, beside transformers and llama.cpp.
+
+In: options. Out: tables (or JSON on stdout), a picture, a progress bar on stderr, a row of `bench_runs`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gateway.cli import bench_runs, options
+from gateway.cli.output import Refused, leave, print_error, print_json, print_table
+
+if TYPE_CHECKING:
+    from gateway.bench.engine.measure import Plan
+    from gateway.bench.engine.traces import Wave
+    from gateway.bench.engine.variants import Setup
+
+_INTERRUPTED = 130
+_AS_CONFIGURED = "as sparkgate.yaml says"
+
+
+def engine(
+    streams: Annotated[str, typer.Option(help="Answers at once, a cell each.", metavar="N,…")] = "1,4,8,16",
+    kinds: Annotated[str, typer.Option(help="Of prompts.", metavar="KIND,…")] = "code,math,chat,json",
+    tokens: Annotated[int, typer.Option(min=2, max=4096, help="Length of an answer.")] = 128,
+    rounds: Annotated[int, typer.Option(min=1, max=1000, help="Of everything; medians are told.")] = 3,
+    baselines: Annotated[
+        str, typer.Option(help="What to compare with, or none.", metavar="NAME,…")
+    ] = "transformers,llama.cpp",
+    url: Annotated[
+        str | None, typer.Option(help="Of a running engine.", show_default="start one for the benchmark")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Name, folder or Hugging Face id.", show_default=_AS_CONFIGURED)
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="Number format of our engine.", show_default=_AS_CONFIGURED)
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, auto.", show_default=_AS_CONFIGURED)] = None,
+    drafter: Annotated[
+        str | None, typer.Option(help="What drafts for our engine.", show_default=_AS_CONFIGURED)
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Of every side.", show_default="one a core")
+    ] = None,
+    llama_python: Annotated[
+        Path | None, typer.Option(help="A Python that has the wheel xllamacpp.", metavar="FILE")
+    ] = None,
+    llama_server: Annotated[
+        Path | None, typer.Option(help="A build of llama.cpp's llama-server.", metavar="FILE")
+    ] = None,
+    gguf: Annotated[
+        Path | None,
+        typer.Option(help="The model for llama.cpp.", metavar="FILE", show_default="in the data directory"),
+    ] = None,
+    cost: Annotated[
+        float | None, typer.Option(min=0, help="USD an hour of this machine.", metavar="USD")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the rates.", metavar="FILE.svg")] = None,
+    config: options.Config = None,
+    data_dir: options.DataDir = options.DATA_DIR,
+    as_json: options.Json = False,
+) -> None:
+    """Decode the same prompts with our engine, transformers and llama.cpp in turn; print the rates."""
+    from gateway.bench.engine.chart import svg
+    from gateway.bench.engine.measure import Plan
+    from gateway.bench.engine.prompts import KINDS
+    from gateway.bench.engine.report import figures, remarks
+    from gateway.bench.engine.variants import BASELINES, Setup
+    from gateway.bench.machine import describe
+
+    if plot is not None and plot.suffix != ".svg":
+        raise Refused(f"--plot {plot}: the picture is an SVG; give it a name that ends in .svg")
+    plan = Plan(_names("--kinds", kinds, KINDS), _numbers("--streams", streams), tokens, rounds)
+    settings = options.loaded_deployment(config).deployment.engine
+    setup = Setup(
+        model=model or settings.model,
+        data_dir=data_dir.expanduser().resolve(),
+        max_streams=max(plan.streams),
+        tokens=tokens,
+        url=url.rstrip("/") if url else None,
+        dtype=dtype or settings.dtype,
+        device=device or settings.device,
+        drafter=drafter or settings.drafter,
+        threads=threads or settings.threads,
+        baselines=() if baselines == "none" else _names("--baselines", baselines, BASELINES),
+        llama_python=llama_python,
+        llama_server=llama_server,
+        gguf=gguf,
+    )
+    notes: list[str] = []
+    started_at, machine = datetime.now(UTC), describe()
+    waves, interrupted = _measured(plan, setup, notes)
+    if waves:
+        notes += remarks(waves)
+        begun = {"started_at": started_at.isoformat(), "machine": machine, "interrupted": interrupted}
+        run = begun | _as_json(plan, setup, waves, notes, cost)
+        problem = _stored(run, started_at, config, data_dir)
+        if plot is not None:
+            plot.write_text(svg(figures(waves), f"sparkgate bench engine, {setup.model}"))
+        if as_json:
+            print_json(run | {"stored": problem is None, "not_stored_because": problem})
+        else:
+            _show(run)
+        if problem:
+            print_error(f"The run was not stored: {problem}")
+    if interrupted:
+        leave(_INTERRUPTED)
+
+
+def _names(option: str, given: str, known: Sequence[str]) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(name.strip() for name in given.split(",")))
+    wrong = [name for name in names if name not in known]
+    if wrong:
+        raise Refused(f"{option}: {', '.join(map(repr, wrong))} is not among {', '.join(known)}")
+    return names
+
+
+def _numbers(option: str, given: str) -> tuple[int, ...]:
+    parts = [part.strip() for part in given.split(",")]
+    if not all(part.isdecimal() and 0 < int(part) <= 1024 for part in parts):
+        raise Refused(f"{option}: {given!r} is not a list of whole numbers from 1 to 1024, like 1,4,8")
+    return tuple(dict.fromkeys(map(int, parts)))
+
+
+def _measured(plan: Plan, setup: Setup, notes: list[str]) -> tuple[list[Wave], bool]:
+    """All waves, and whether the run was ended by a signal: then those there are."""
+    from gateway.bench.engine.servers import NotStarted
+
+    waves: list[Wave] = []
+    try:
+        asyncio.run(_measure(plan, setup, notes, waves))
+    except NotStarted as error:
+        raise Refused(f"the engine could not be started: {error}") from None
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        print_error(f"Interrupted after {len(waves)} waves of answers.")
+        return waves, True
+    return waves, False
+
+
+async def _measure(plan: Plan, setup: Setup, notes: list[str], waves: list[Wave]) -> None:
+    from gateway.bench.engine.measure import measure, warm_up
+    from gateway.bench.engine.variants import opened
+
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)  # our servers end with us
+    async with opened(setup, notes, lambda doing: print_error(f"{doing} …")) as variants:
+        print_error("warming up …")
+        await warm_up(plan, variants, notes)
+        with _progress(plan.waves(len(variants)), waves) as keep:
+            await measure(plan, variants, keep)
+
+
+@contextmanager
+def _progress(total: int, waves: list[Wave]) -> Iterator[Callable[[Wave], None]]:
+    """A function that keeps a wave and moves the bar on stderr."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("measuring", total=total)
+
+        def keep(wave: Wave) -> None:
+            waves.append(wave)
+            bar.update(task, advance=1, description=f"{wave.kind} × {wave.streams}, {wave.variant}")
+
+        yield keep
+
+
+def _as_json(
+    plan: Plan, setup: Setup, waves: Sequence[Wave], notes: Sequence[str], cost_usd_per_hour: float | None
+) -> dict[str, Any]:
+    """`settings` and `results` as they are stored; the traces of the waves are summed up, not kept."""
+    from dataclasses import asdict
+
+    from gateway.bench.engine.report import figures, ratios
+
+    chosen = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(setup).items()}
+    return {
+        "settings": {**asdict(plan), **chosen, "cost_usd_per_hour": cost_usd_per_hour},
+        "figures": [asdict(each) for each in figures(waves, cost_usd_per_hour)],
+        "ratios": [asdict(each) for each in ratios(waves)],
+        "waves": [wave.as_json() for wave in waves],
+        "notes": list(notes),
+    }
+
+
+def _stored(run: dict[str, Any], started_at: datetime, config: Path | None, data_dir: Path) -> str | None:
+    """None when the run is in the database, else why not."""
+    from gateway.cli.errors import message_of
+    from gateway.ledger.errors import LedgerError
+
+    settings = run["settings"] | {"machine": run["machine"]}
+    results = {name: run[name] for name in ("figures", "ratios", "waves", "notes", "interrupted")}
+    try:
+        url = bench_runs.database_url(config, data_dir)
+    except LedgerError as error:
+        return message_of(error)
+    return bench_runs.stored(url, "engine", started_at, settings, results)
+
+
+def _show(run: dict[str, Any]) -> None:
+    has_cost = run["settings"]["cost_usd_per_hour"] is not None
+    columns = ["prompts", "streams", "engine", "tokens/s", "a stream", "TTFT p50 s", "accepted"]
+    columns += ["USD/M tokens"] * has_cost
+    print_table(columns, [_figures_row(each, has_cost) for each in run["figures"]], "Nothing was measured.")
+    print()
+    _show_ratios(run["ratios"])
+    print()
+    machine = run["machine"]
+    print(f"{machine['processor']}, {machine['cores']} cores, load {machine['load']} before the start.")
+    for note in run["notes"]:
+        print(f"Note: {note}")
+
+
+def _figures_row(each: dict[str, Any], has_cost: bool) -> list[str]:
+    row = [each["kind"], str(each["streams"]), each["variant"]]
+    row += [_written(each["decode_tokens_per_s"], 1), _written(each["stream_tokens_per_s"], 1)]
+    row += [_written(each["ttft_p50_s"], 3), _written(each["accepted_length"], 2)]
+    return row + [_written(each["usd_per_mtok"], 2)] * has_cost
+
+
+def _show_ratios(ratios: Sequence[dict[str, Any]]) -> None:
+    """A row a cell, a column a rival; of llama.cpp's builds the faster one, which is named in brackets."""
+    cells: dict[tuple[str, int], dict[str, str]] = {}
+    for each in ratios:
+        rival, bracket, build = each["below"].partition(" (")
+        written = _written(each["times"], 2) + bracket + build
+        cells.setdefault((each["kind"], each["streams"]), {})[rival] = written
+    rivals = list(dict.fromkeys(rival for row in cells.values() for rival in row))
+    columns = ["prompts", "streams", *(f"speculative / {rival}" for rival in rivals)]
+    rows = [
+        [kind, str(streams), *(row.get(rival, "-") for rival in rivals)]
+        for (kind, streams), row in cells.items()
+    ]
+    print_table(columns, rows, "Nothing to compare with.")
+
+
+def _written(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"

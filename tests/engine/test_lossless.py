@@ -1,0 +1,155 @@
+"""The real model's greedy answers to a hundred prompts: with drafts the same as without, on every path.
+
+Drafts come from prompt lookup, and from guesses that mostly are right, so that blocks of all lengths are
+accepted. The paths: chunked prefill, prefix hits, preemption, batches of mixed lengths, stops in a block.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from engine.batch import build_batch
+from engine.checkpoint import read_config
+from engine.drafters.base import Drafter
+from engine.drafters.lookup import PromptLookup
+from engine.kv_cache import KVCache, num_blocks_for
+from engine.load import load_model
+from engine.model import Model
+from engine.native.library import NativeUnavailable, load_library
+from engine.scheduler import Chunk
+from engine.sequence import Sequence
+from engine.tokenizer import ModelTokenizer
+from tests.engine.guesses import Guesses
+from tests.engine.prompts import PROMPTS
+from tests.engine.test_loop import Recorder, watched
+from tests.engine.toy import make_engine, make_sequence, run_all
+
+CPU = torch.device("cpu")
+MAX_BATCH, CHUNK = 16, 96
+LITTLE_MEMORY = 880  # tokens: little more than the longest prompt with its answer
+NEAR_TIE = 0.25  # between logits of about 16; bfloat16 keeps eight bits of a number
+STOPS = ("\n\n", "the", "1.")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A loaded model with the prompts, and its answers without drafts."""
+
+    model: Model
+    tokenizer: ModelTokenizer
+    prompts: list[list[int]]
+    num_new: int
+    answers: list[list[int]]
+
+    def sequences(self) -> list[Sequence]:
+        made = [
+            make_sequence(
+                str(at),
+                prompt,
+                self.num_new if at % 3 else self.num_new // 2,
+                end_ids=self.tokenizer.end_ids,
+                stops=STOPS if at % 4 == 0 else (),
+                token_bytes=self.tokenizer.token_bytes,
+            )
+            for at, prompt in enumerate(self.prompts)
+        ]
+        for sequence in made:
+            sequence.speculation = "fixed"
+        return made
+
+
+def load(number_format: str, folder: Path, num_new: int) -> Subject:
+    if number_format == "w8a16":
+        try:
+            load_library()
+        except NativeUnavailable as reason:
+            pytest.skip(str(reason))
+    model = load_model(read_config(folder), folder, number_format, CPU)
+    tokenizer = ModelTokenizer(folder)
+    chats = [tokenizer.encode_chat([{"role": "user", "content": text}]) for text in PROMPTS]
+    subject = Subject(model, tokenizer, [*chats, *map(tokenizer.encode, PROMPTS)], num_new, [])
+    plain = subject.sequences()
+    run_all(make_engine(model, max_batch=MAX_BATCH, chunk=CHUNK, kv_tokens=8192), plain)
+    subject.answers.extend(sequence.output_ids for sequence in plain)
+    return subject
+
+
+def drafted(
+    subject: Subject, drafter: Drafter, kv_tokens: int, times: int
+) -> tuple[list[Sequence], Recorder]:
+    """All prompts at once, `times` times with the same caches; the sequences of the last time."""
+    engine = make_engine(
+        subject.model, max_batch=MAX_BATCH, chunk=CHUNK, kv_tokens=kv_tokens, drafter=drafter
+    )
+    recorder = watched(engine)
+    for _ in range(times):
+        sequences = subject.sequences()
+        run_all(engine, sequences)
+    assert engine.allocator.num_held == 0
+    return sequences, recorder
+
+
+def guesses(subject: Subject) -> Guesses:
+    pairs = zip(subject.prompts, subject.answers, strict=True)
+    return Guesses({tuple(prompt): answer for prompt, answer in pairs}, skill=0.85)
+
+
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(("number_format", "num_new"), [("w8a16", 40), ("float32", 40)])
+def test_a_hundred_greedy_answers_are_the_same_with_drafts(
+    model_folder: Path, number_format: str, num_new: int
+) -> None:
+    subject = load(number_format, model_folder, num_new)
+    assert len({tuple(prompt) for prompt in subject.prompts}) == 100
+    assert any(len(prompt) > 2 * CHUNK for prompt in subject.prompts)
+    sequences, recorder = drafted(subject, guesses(subject), LITTLE_MEMORY, 1)
+    assert [sequence.output_ids for sequence in sequences] == subject.answers
+    assert {done.accepted for done in recorder.rounds} == set(range(8))
+    assert any(0 < done.accepted == done.committed for done in recorder.rounds)  # ended within a block
+    assert recorder.num_preempted > 0
+    sequences, recorder = drafted(subject, PromptLookup(), 8192, 2)
+    assert [sequence.output_ids for sequence in sequences] == subject.answers
+    assert sum(sequence.num_cached for sequence in sequences) > 1000
+    assert sum(done.accepted for done in recorder.rounds) > 100
+
+
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.timeout(900)
+def test_bfloat16_answers_part_at_near_ties_only(model_folder: Path) -> None:
+    """Rows of other shapes are rounded otherwise; float32 must confirm that the two tokens were close."""
+    subject = load("bfloat16", model_folder, 12)
+    sequences, _ = drafted(subject, guesses(subject), 8192, 1)
+    judge = load_model(read_config(model_folder), model_folder, "float32", CPU)
+    parted = [
+        (sequence, answer)
+        for sequence, answer in zip(sequences, subject.answers, strict=True)
+        if sequence.output_ids != answer
+    ]
+    for sequence, answer in parted:
+        same = next(
+            at for at, pair in enumerate(zip(sequence.output_ids, answer, strict=False)) if len(set(pair)) > 1
+        )
+        logits = last_logits(judge, [*sequence.prompt_ids, *answer[:same]])
+        top = logits.max()
+        for token in (sequence.output_ids[same], answer[same]):
+            assert float(top - logits[token]) < NEAR_TIE, f"prompt {sequence.id}, token {same}"
+    print(f"{len(parted)} of {len(sequences)} answers parted")
+    assert len(parted) < 40
+
+
+def last_logits(model: Model, token_ids: list[int]) -> Tensor:
+    """Of the token after `token_ids`: [V]."""
+    config, count = model.config, num_blocks_for(len(token_ids))
+    cache = KVCache(config.num_layers, count, config.num_kv_heads, config.head_dim, model.dtype, CPU)
+    sequence = make_sequence("a", token_ids)
+    sequence.block_ids = list(range(count))
+    chunks = [Chunk(sequence, len(token_ids))]
+    return model.forward(
+        build_batch(chunks, config.num_heads // config.num_kv_heads, model.dtype, CPU), cache
+    ).logits[0]
