@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import torch
+
 from engine.batch import build_batch
 from engine.judge import Judged, decide
 from engine.kv_cache import KVCache
@@ -46,6 +48,8 @@ def compute(
     repeats = model.config.num_heads // model.config.num_kv_heads
     batch = build_batch(chunks, repeats, model.dtype, model.device)
     out = model.forward(batch, cache, speculation.capture if speculation else ())
+    if model.device.type == "cuda":
+        torch.cuda.synchronize(model.device)  # else its time would be counted as that of choosing tokens
     verified_s = clock()
     final = [chunk for chunk in chunks if chunk.is_final]
     judged: dict[Sequence, Judged] = {}

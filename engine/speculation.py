@@ -98,10 +98,10 @@ class Speculation:
             return Drafts()
         try:
             proposal = self.drafter.propose(self._batch(wanting), self.cache)
+            drafts, best = self._choose(wanting, proposal, decoding)
         except Exception:
             self._give_up("propose")
             return Drafts()
-        drafts, best = self._choose(wanting, proposal, decoding)
         pause.note(best)
         return drafts
 
@@ -244,7 +244,7 @@ class _Pause:
     def observe(self, draft_s: float, step_s: float) -> None:
         """What drafting has cost, of a step of so many seconds in all."""
         self._draft_s += _PAUSE_WEIGHT * (draft_s - self._draft_s)
-        self._share += _PAUSE_WEIGHT * (draft_s / step_s - self._share)
+        self._share += _PAUSE_WEIGHT * (draft_s / max(draft_s, step_s, 1e-6) - self._share)
 
     def note(self, best: Best) -> None:
         """What drafting has promised."""

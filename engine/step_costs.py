@@ -16,6 +16,7 @@ from itertools import accumulate
 
 _HEIGHT_WEIGHT = 0.1  # of the newest step
 _FORM_WEIGHT = 0.03
+_LEAST_S = 1e-6  # what no clock tells from nothing
 
 
 class StepCosts:
@@ -23,7 +24,7 @@ class StepCosts:
 
     def __init__(self, curve: Mapping[int, float]) -> None:
         self._rows = sorted(curve)
-        self._form = [math.log(curve[rows]) for rows in self._rows]
+        self._form = [math.log(max(curve[rows], _LEAST_S)) for rows in self._rows]
         self._knots = self._rising()
         self._heights: dict[int, float] = {}
         self._row_s: dict[bool, float] = {}  # of choosing a token, by whether all are greedy
@@ -40,7 +41,7 @@ class StepCosts:
     ) -> None:
         """A step has taken so long for the target's pass and for choosing tokens."""
         height = self._height(num_sequences)
-        surprise = math.log(verify_s / self._seconds(num_rows)) - height
+        surprise = math.log(max(verify_s, _LEAST_S) / self._seconds(num_rows)) - height
         if not self._heights:  # the first step of all sets the height
             self._heights[num_sequences], surprise = height + surprise, 0.0
         self._heights[num_sequences] = self._height(num_sequences) + _HEIGHT_WEIGHT * surprise

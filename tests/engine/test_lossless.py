@@ -79,17 +79,14 @@ def load(number_format: str, folder: Path, num_new: int) -> Subject:
     return subject
 
 
-def drafted(
-    subject: Subject, drafter: Drafter, kv_tokens: int, times: int
-) -> tuple[list[Sequence], Recorder]:
-    """All prompts at once, `times` times with the same caches; the sequences of the last time."""
+def drafted(subject: Subject, drafter: Drafter, kv_tokens: int) -> tuple[list[Sequence], Recorder]:
+    """All prompts at once, each with as many drafts as the drafter has."""
     engine = make_engine(
         subject.model, max_batch=MAX_BATCH, chunk=CHUNK, kv_tokens=kv_tokens, drafter=drafter
     )
     recorder = watched(engine)
-    for _ in range(times):
-        sequences = subject.sequences()
-        run_all(engine, sequences)
+    sequences = subject.sequences()
+    run_all(engine, sequences)
     assert engine.allocator.num_held == 0
     return sequences, recorder
 
@@ -108,14 +105,14 @@ def test_a_hundred_greedy_answers_are_the_same_with_drafts(
     subject = load(number_format, model_folder, num_new)
     assert len({tuple(prompt) for prompt in subject.prompts}) == 100
     assert any(len(prompt) > 2 * CHUNK for prompt in subject.prompts)
-    sequences, recorder = drafted(subject, guesses(subject), LITTLE_MEMORY, 1)
+    sequences, recorder = drafted(subject, guesses(subject), LITTLE_MEMORY)
     assert [sequence.output_ids for sequence in sequences] == subject.answers
     assert {done.accepted for done in recorder.rounds} == set(range(8))
     assert any(0 < done.accepted == done.committed for done in recorder.rounds)  # ended within a block
     assert recorder.num_preempted > 0
-    sequences, recorder = drafted(subject, PromptLookup(), 8192, 2)
+    assert sum(sequence.num_cached for sequence in sequences) > 500  # the chats begin alike
+    sequences, recorder = drafted(subject, PromptLookup(), 8192)
     assert [sequence.output_ids for sequence in sequences] == subject.answers
-    assert sum(sequence.num_cached for sequence in sequences) > 1000
     assert sum(done.accepted for done in recorder.rounds) > 100
 
 
@@ -124,7 +121,7 @@ def test_a_hundred_greedy_answers_are_the_same_with_drafts(
 def test_bfloat16_answers_part_at_near_ties_only(model_folder: Path) -> None:
     """Rows of other shapes are rounded otherwise; float32 must confirm that the two tokens were close."""
     subject = load("bfloat16", model_folder, 12)
-    sequences, _ = drafted(subject, guesses(subject), 8192, 1)
+    sequences, _ = drafted(subject, guesses(subject), 8192)
     judge = load_model(read_config(model_folder), model_folder, "float32", CPU)
     parted = [
         (sequence, answer)
