@@ -30,7 +30,7 @@ from engine.drafters.markov import (
 from engine.drafters.settings import DraftSettings, read_settings
 from engine.drafters.tensors import DraftTensors
 from engine.errors import StartError
-from engine.linear import Head, PackedHead, PlainHead, can_pack
+from engine.linear import Head, make_head
 from engine.rope import rotary_table
 
 KNOWN_EXTRAS = frozenset({"t2d", "verifier_norm.weight", "verifier_lm_head.weight"})  # the target has them
@@ -127,7 +127,7 @@ def _head(tensors: DraftTensors, settings: DraftSettings, target: TargetParts) -
         return target.head, True
     if stored is None:
         raise StartError(f"{tensors.folder} lacks the tensor lm_head.weight for its own vocabulary")
-    return (PackedHead(stored) if can_pack(stored.dtype, stored.device) else PlainHead(stored)), False
+    return make_head(stored), False
 
 
 def _vocabulary(tensors: DraftTensors, settings: DraftSettings, target: TargetParts) -> Tensor | None:

@@ -147,13 +147,7 @@ def small_target(tmp_path_factory: pytest.TempPathFactory) -> Llama:
     folder = tmp_path_factory.mktemp("models") / "small"
     write_toy_model(
         folder,
-        vocab_size=checkpoints.VOCAB,
-        hidden_size=checkpoints.HIDDEN,
-        intermediate_size=checkpoints.INNER,
-        num_hidden_layers=checkpoints.NUM_TARGET_LAYERS,
-        num_attention_heads=checkpoints.HEADS,
-        num_key_value_heads=checkpoints.KV_HEADS,
-        head_dim=checkpoints.HEAD_DIM,
+        **checkpoints.TARGET_SIZES,
         eos_token_id=1,
         pad_token_id=1,
     )

@@ -8,10 +8,13 @@ from engine.sequence import Round, Sampling, Sequence
 from engine.speculation_stats import (
     DIMENSIONS,
     HALF_LIFE_ROUNDS,
+    OTHER_SHAPE,
+    UNKNOWN_SHAPE,
     Counts,
     SpeculationStats,
     bands_of,
 )
+from router import shapes
 from tests.engine.toy import make_sequence
 
 
@@ -19,6 +22,11 @@ def sequence(shape: str = "", temperature: float = 0.0, num_prompt: int = 10) ->
     made = make_sequence("a", [1] * num_prompt, sampling=Sampling(temperature=temperature))
     made.shape = shape
     return made
+
+
+def test_the_shapes_counted_are_those_the_gateway_sends() -> None:
+    """The engine imports nothing of the router, so its list is a copy."""
+    assert (*shapes.SHAPES, OTHER_SHAPE, UNKNOWN_SHAPE) == DIMENSIONS["shape"]
 
 
 def counted(*rounds: Round) -> Counts:

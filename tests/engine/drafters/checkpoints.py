@@ -28,6 +28,15 @@ LAYER_SIZES: dict[str, Any] = {
     "max_position_embeddings": 256,
     "rope_parameters": {"rope_theta": 10_000.0, "rope_type": "default"},
 }
+TARGET_SIZES: dict[str, Any] = {  # of a toy model that these drafters fit
+    "vocab_size": VOCAB,
+    "hidden_size": HIDDEN,
+    "intermediate_size": INNER,
+    "num_hidden_layers": NUM_TARGET_LAYERS,
+    "num_attention_heads": HEADS,
+    "num_key_value_heads": KV_HEADS,
+    "head_dim": HEAD_DIM,
+}
 DEEPSPEC: dict[str, Any] = {
     **LAYER_SIZES,
     "architectures": ["Qwen3DSparkModel"],
