@@ -1,29 +1,63 @@
-"""One gateway worker as an ASGI app: the data plane's paths first, everything else to the control plane.
+"""One gateway worker: the data plane's paths to dispatch, everything else to the control plane.
 
-Pure ASGI, no middleware. In: `Parts`, put together in `gateway.assemble`. Out: responses. This is the only
-place where an unexpected exception is caught; it is logged once, and the client gets a 500 in OpenAI's shape.
+`GatewayApp` is the ASGI app of the control plane and of start and stop; `serve_call` answers the data plane, whose
+HTTP is `gateway.protocol`'s. In: `Parts`, put together in `gateway.assemble`. Out: responses. This is the only
+place where an unexpected exception is caught; it is logged once, and the client gets a 500 in its API's shape.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from typing import Any
 
+from gateway.callers.quotas import Quotas, Refused
 from gateway.control.key_watch import KeyWatch
-from gateway.dispatch.call import Call, Client, Receive, Send
+from gateway.dispatch.call import Call, Client, ErrorForm
 from gateway.dispatch.serve import Dispatcher, send_error
-from gateway.surfaces.completions import CHAT, COMPLETIONS, completions_call
-from gateway.surfaces.http import ClientLeft, authenticate, cancel_when_gone, headers_of, read_json
-from gateway.wire.errors import GatewayError, error_event
+from gateway.protocol import Request
+from gateway.surfaces import chat, embeddings, messages, responses
+from gateway.surfaces.common import OPENAI_ERRORS, Asked, decoded
+from gateway.surfaces.http import authenticate
+from gateway.wire.errors import BudgetSpent, GatewayError, ModelNotAllowed, RateLimited, TokensLimited
 
 log = logging.getLogger(__name__)
 Scope = dict[str, Any]
+Message = MutableMapping[str, Any]
+Send = Callable[[Message], Awaitable[None]]
+Receive = Callable[[], Awaitable[Message]]
 AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 CALL = ("call", "admin")
+
+
+@dataclass(frozen=True, slots=True)
+class Surface:
+    """One API of the data plane: what a request of it means, and how it says errors."""
+
+    call_of: Callable[[Asked], Call]
+    errors: ErrorForm
+
+
+SURFACES: Mapping[str, Surface] = {
+    chat.CHAT: Surface(chat.call_of, OPENAI_ERRORS),
+    chat.COMPLETIONS: Surface(chat.call_of, OPENAI_ERRORS),
+    embeddings.EMBEDDINGS: Surface(embeddings.call_of, OPENAI_ERRORS),
+    responses.RESPONSES: Surface(responses.call_of, responses.ERRORS),
+    messages.MESSAGES: Surface(messages.call_of, messages.ERRORS),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What serving needs: the dispatcher, keys and their limits, and the control plane as an app of its own."""
+
+    dispatcher: Dispatcher
+    keys: KeyWatch
+    quotas: Quotas
+    control: AsgiApp
 
 
 class GatewayApp:
@@ -38,10 +72,12 @@ class GatewayApp:
             await self._run_lifespan(receive, send)
         elif scope["type"] == "http":
             assert self._parts is not None
-            if scope["method"] == "POST" and scope["path"] in (CHAT, COMPLETIONS):
-                await serve_call(self._parts, scope, receive, send)
-            else:
-                await self._parts.control(scope, receive, send)
+            await self._parts.control(scope, receive, send)
+
+    async def serve(self, request: Request, client: Client) -> None:
+        """A request to one of the data plane's paths."""
+        assert self._parts is not None
+        await serve_call(self._parts, request, client)
 
     async def _run_lifespan(self, receive: Receive, send: Send) -> None:
         """Start-up errors are for the log and the exit status; uvicorn is told in one line."""
@@ -57,58 +93,41 @@ class GatewayApp:
         await send({"type": "lifespan.shutdown.complete"})
 
 
-class Parts:
-    """What serving needs: the dispatcher, the keys, and the control plane as an app of its own."""
-
-    def __init__(self, dispatcher: Dispatcher, keys: KeyWatch, control: AsgiApp) -> None:
-        self.dispatcher, self.keys, self.control = dispatcher, keys, control
-
-
-async def serve_call(parts: Parts, scope: Scope, receive: Receive, send: Send) -> None:
-    """One data-plane call. A client that leaves cancels the work on its answer, in every phase."""
-    arrived = time.monotonic()
-    client = Client(send)
-    headers = headers_of(scope)
+async def serve_call(parts: Parts, request: Request, client: Client) -> None:
+    """One data-plane call. A client that leaves cancels this coroutine, in every phase."""
+    surface = SURFACES[request.path]
     try:
-        key = authenticate(headers, parts.keys.ring, CALL)
-        body = await read_json(receive)
-        call = completions_call(scope["path"], headers, body, key.name)
+        key = authenticate(request.headers, parts.keys.ring, CALL)
+        body = decoded(request.body)
+        call = surface.call_of(Asked(request.path, request.headers, request.body, body, key.name))
+        query = call.query
+        tokens = query.input_tokens + (query.max_output_tokens or 0)
+        grant = parts.quotas.admit(key, query.model, tokens, time.time())
+        try:
+            await parts.dispatcher.serve(call, grant, client, request.arrived)
+        finally:
+            grant.settle(None)  # dispatch has, unless it failed
+    except Refused as refused:
+        parts.dispatcher.book.metrics.refused(refused.limit)
+        await send_error(client, _of_limits(refused), surface.errors)
     except GatewayError as error:
-        await send_error(client, error)
-        return
-    except ClientLeft:
-        return
-    await _until_client_leaves(receive, _serve(parts.dispatcher, call, key.name, client, arrived))
-
-
-async def _until_client_leaves(receive: Receive, serving: Awaitable[None]) -> None:
-    """Runs `serving` in this task, cancelled when the client closes; any other cancellation passes through."""
-    task = asyncio.current_task()
-    assert task is not None
-    watcher = asyncio.create_task(cancel_when_gone(receive, task))
-    try:
-        await serving
-    except asyncio.CancelledError:
-        if not watcher.done():
-            raise
-        task.uncancel()
-    finally:
-        watcher.cancel()
-
-
-async def _serve(dispatcher: Dispatcher, call: Call, caller: str, client: Client, arrived: float) -> None:
-    try:
-        await dispatcher.serve(call, caller, client, arrived)
-    except GatewayError as error:
-        await send_error(client, error)
+        await send_error(client, error, surface.errors)
     except Exception:
         log.exception("a call failed inside the gateway")
-        await _fail(client, GatewayError("the gateway failed on this call; its log says why"))
+        ours = GatewayError("the gateway failed on this call; its log says why")
+        await send_error(client, ours, surface.errors)
 
 
-async def _fail(client: Client, error: GatewayError) -> None:
-    """Before the first byte an error response, after it an error event."""
-    if client.is_started:
-        await client.end(error_event(error.value()))
-    else:
-        await send_error(client, error)
+_LIMITS: Mapping[str, type[GatewayError]] = {
+    "models": ModelNotAllowed,
+    "requests": RateLimited,
+    "parallel": RateLimited,
+    "tokens": TokensLimited,
+    "budget": BudgetSpent,
+}
+
+
+def _of_limits(refused: Refused) -> GatewayError:
+    error = _LIMITS[refused.limit](refused.message, retry_after_s=refused.retry_after_s)
+    error.headers = refused.headers
+    return error

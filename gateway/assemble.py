@@ -21,6 +21,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from gateway.app import Parts
+from gateway.callers.quotas import Quotas
 from gateway.config.catalog import catalog
 from gateway.config.deployment import AnyTarget, Deployment, EngineTarget, LitellmTarget
 from gateway.config.load import load_deployment
@@ -32,6 +33,7 @@ from gateway.control.policy_watch import PolicyWatch
 from gateway.dispatch import engine_watch
 from gateway.dispatch.booking import Book
 from gateway.dispatch.engine_watch import EngineWatch
+from gateway.dispatch.gates import Gate
 from gateway.dispatch.metrics import Metrics
 from gateway.dispatch.serve import Dispatcher
 from gateway.ledger.costs import Price, price_for
@@ -46,6 +48,7 @@ from router.fleet import Fleet
 
 log = logging.getLogger(__name__)
 CHORES_END_WITHIN_S = 3.0
+METRICS_INTERVAL_S = 1.0
 Chore = tuple[Callable[[], Awaitable[None]], float]  # a step and the seconds between two
 
 
@@ -98,19 +101,32 @@ async def assembled(files: Files, index: int) -> AsyncIterator[Parts]:
         }
         slots = dict.fromkeys(engines, deployment.engine.max_batch)
         registry = CollectorRegistry()
-        book = Book(spool, Metrics(registry), prices, slots, deployment.ledger.on_full)
-        dispatcher = Dispatcher(routes, upstreams, fleet, lambda: policy.current, book)
+        metrics = Metrics(registry)
+        book = Book(spool, metrics, prices, slots, deployment.ledger.on_full)
+        gates = {
+            name: Gate(target.max_parallel, target.queue)
+            for name, target in targets.items()
+            if target.max_parallel is not None
+        }
+        dispatcher = Dispatcher(routes, upstreams, fleet, lambda: policy.current, book, gates)
+        quotas = Quotas(keys.spending, deployment.workers)
         release, now = version("sparkgate"), time.time()
-        collect = _all_workers if "PROMETHEUS_MULTIPROC_DIR" in os.environ else lambda: registry
+        all_workers = "PROMETHEUS_MULTIPROC_DIR" in os.environ
+
+        def collect() -> CollectorRegistry:
+            metrics.flush()
+            return _all_workers() if all_workers else registry
+
         plane = Plane(routes, fleet, policy, keys, spool, database, collect, release, now)
         watch = EngineWatch(engines, fleet, database if index == 0 else None)
         chores = [
             (policy.step, policy_watch.INTERVAL_S),
             (keys.step, key_watch.INTERVAL_S),
+            (_flush(metrics), METRICS_INTERVAL_S),
             (watch.step, engine_watch.INTERVAL_S),
         ]
         async with _running(chores, spool):
-            yield Parts(dispatcher, keys, control_app(plane))
+            yield Parts(dispatcher, keys, quotas, control_app(plane))
     finally:
         spool.close()
         for upstream in upstreams.values():
@@ -120,7 +136,8 @@ async def assembled(files: Files, index: int) -> AsyncIterator[Parts]:
 
 def _upstream(target: AnyTarget) -> Upstream:
     if isinstance(target, LitellmTarget):
-        return LitellmUpstream(target.model, target.api_key, target.base_url)
+        drops_params = target.unsupported == "drop"
+        return LitellmUpstream(target.model, target.api_key, target.base_url, drops_params=drops_params)
     if isinstance(target, EngineTarget):
         return HttpUpstream(target.url, api_key=None)
     return HttpUpstream(target.base_url, target.api_key)
@@ -160,6 +177,13 @@ async def _running(chores: Sequence[Chore], spool: Spool) -> AsyncIterator[None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, syncing, return_exceptions=True)
+
+
+def _flush(metrics: Metrics) -> Callable[[], Awaitable[None]]:
+    async def step() -> None:
+        metrics.flush()
+
+    return step
 
 
 async def _repeat(step: Callable[[], Awaitable[None]], interval_s: float, stop: asyncio.Event) -> None:

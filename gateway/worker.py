@@ -26,8 +26,9 @@ def main(argv: list[str] | None = None) -> int:
     os.environ.setdefault(METRICS_FOLDER, str(folder))  # read by prometheus_client when it is imported
     import uvicorn
 
-    from gateway.app import GatewayApp
+    from gateway.app import SURFACES, GatewayApp
     from gateway.assemble import assembled, load
+    from gateway.protocol import data_plane
 
     files = load(options.config, options.policy, options.data_dir, options.engine_port)
     app = GatewayApp(lambda: assembled(files, options.index))
@@ -36,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
         host=options.host,
         port=options.port,
         loop="uvloop",
-        http="httptools",
+        http=data_plane(frozenset(SURFACES), app.serve),
         lifespan="on",
         access_log=False,
         log_level="warning",

@@ -12,18 +12,23 @@ from typing import Literal
 
 from router.shapes import SHAPES
 
-Kind = Literal["engine", "openai", "litellm"]
+Kind = Literal["engine", "openai", "anthropic", "litellm"]
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One place a call can go. `usd_*` are dollars per million tokens; None = unknown."""
+    """One place a call can go. `usd_*` are dollars per million tokens; None = unknown.
+
+    `endpoints` are all that it can serve; those in `native` it speaks itself, the others are translated for it.
+    """
 
     name: str
     kind: Kind
     model: str
     endpoints: frozenset[str] = frozenset({"/v1/chat/completions"})
+    native: frozenset[str] = frozenset({"/v1/chat/completions"})
     context_tokens: int | None = None
+    refuses_unsupported: bool = False  # a call that a translation cannot carry over whole is not for it
     has_tools: bool = True
     has_images: bool = True
     has_json: bool = True

@@ -7,20 +7,21 @@ In: query, catalog, policy, fleet, the time and a uniform draw in [0, 1). Out: a
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from statistics import median
 
-from router.catalog import Catalog, Named
+from router.catalog import Catalog, Named, Target
 from router.decision import Candidate, Decision, Prediction, Rejection
 from router.eligibility import inability, unwell
-from router.fleet import Fleet
+from router.fleet import Fleet, Health
+from router.outlook import ENOUGH_SAMPLES, RATE_EVIDENCE, Outlook
 from router.policy import Objective, Policy, ShapePolicy, Slo
-from router.predict import ENOUGH_SAMPLES, expected_output_tokens, predict, ttft_p95_s
+from router.predict import expected_output_tokens, predict, ttft_p95_s
 from router.query import Query
 from router.shapes import find_shape
 
+NO_SLO = Slo()
 COLD_SHARE = 0.1  # of calls try a target of which less than ENOUGH_SAMPLES is known: soon warm, never flooded
-RATE_EVIDENCE = 20.0  # a rate of timeouts or truncations over fewer calls than this is chance
 
 
 class UnknownModel(Exception):
@@ -38,30 +39,35 @@ def decide(query: Query, catalog: Catalog, policy: Policy, fleet: Fleet, now: fl
         raise UnknownModel(query.model)
     finding = find_shape(query, named.shape, policy.rules)
     rules = policy.for_shape(finding.shape)
-    able, unable = _split(query, catalog, fleet, _names(named, rules.candidates, catalog))
-    well, resting = _admitted(able, fleet, now)
-    spare = () if named.pinned else tuple(name for name in rules.fallback if name not in able)
-    able_spare, unable_spare = _split(query, catalog, fleet, spare)
-    well_spare, resting_spare = _admitted(able_spare, fleet, now)
-    if not well and not well_spare:
-        well, resting = _last_resort(able, resting, fleet)
-    output_tokens = expected_output_tokens(query, finding.shape, [fleet.health(name) for name in able], now)
-    scored = _scored(query, finding.shape, rules, catalog, fleet, well, output_tokens, now)
+    names = _names(named, rules.candidates, catalog)
+    field = _muster(query, catalog, fleet, names, now)
+    spare = () if named.pinned else tuple(name for name in rules.fallback if name not in names)
+    reserve = _muster(query, catalog, fleet, spare, now)
+    if not field.well and not reserve.well:
+        field.call_up_soonest()
+    shape = finding.shape
+    outlooks = [entrant.health.outlook(shape, now) for entrant in field.well]
+    output_tokens = expected_output_tokens(query, shape, outlooks)
+    scored = _scored(query, shape, rules, field.well, outlooks, output_tokens)
     ordered, explored = _explore(scored, policy.explore, draw)
-    fallbacks = [Candidate(name, "fallback", None, None) for name in well_spare]
+    fallbacks = [Candidate(entrant.target.name, "fallback", None, None) for entrant in reserve.well]
     return Decision(
-        shape=finding.shape,
+        shape=shape,
         shape_source=finding.source,
         objective=rules.objective,
         candidates=(*ordered, *fallbacks),
-        rejections=(*unable, *resting, *unable_spare, *resting_spare),
-        reason=_reason(named, rules.objective, ordered, fallbacks, explored, resting),
+        rejections=(*field.rejections(), *reserve.rejections()),
+        reason=_reason(named, rules.objective, ordered, fallbacks, explored, bool(field.resting)),
         policy_hash=policy.hash,
         draw=draw,
         explored=explored,
         expected_output_tokens=output_tokens,
         timeouts=rules.timeouts,
         max_retries=policy.retries.max,
+        hedge_after_s=_hedge_after_s(rules, query, shape, ordered, fleet, now),
+        hedge_budget=rules.hedge.budget if rules.hedge else 0.0,
+        keepalive_s=rules.keepalive_s,
+        cache_ttl_s=rules.cache_ttl_s,
     )
 
 
@@ -70,89 +76,107 @@ def _names(named: Named, candidates: tuple[str, ...], catalog: Catalog) -> tuple
     return named.pinned or candidates or tuple(catalog.targets)
 
 
-def _split(
-    query: Query, catalog: Catalog, fleet: Fleet, names: tuple[str, ...]
-) -> tuple[list[str], list[Rejection]]:
-    able: list[str] = []
-    rejections: list[Rejection] = []
+@dataclass(slots=True)
+class _Entrant:
+    """A target that may serve the call; `reason` says why it rests."""
+
+    target: Target
+    health: Health
+    reason: str = ""
+
+
+@dataclass(slots=True)
+class _Field:
+    """Who may serve the call, who may but rests, and who may not."""
+
+    well: list[_Entrant]
+    resting: list[_Entrant]
+    unable: list[Rejection]
+
+    def call_up_soonest(self) -> None:
+        """Nobody is well: the one whose rest ends first is tried all the same, since a sure refusal helps nobody."""
+        if self.resting:
+            soonest = min(self.resting, key=lambda entrant: entrant.health.breaker.until_s)
+            self.resting.remove(soonest)
+            self.well.append(soonest)
+
+    def rejections(self) -> list[Rejection]:
+        if not (self.unable or self.resting):
+            return []
+        return [*self.unable, *(Rejection(each.target.name, each.reason) for each in self.resting)]
+
+
+def _muster(query: Query, catalog: Catalog, fleet: Fleet, names: tuple[str, ...], now: float) -> _Field:
+    field = _Field([], [], [])
     for name in names:
         target = catalog.targets.get(name)
-        reason = inability(query, target, fleet.health(name)) if target else "no such target any more"
-        if reason:
-            rejections.append(Rejection(name, reason))
+        if target is None:
+            field.unable.append(Rejection(name, "no such target any more"))
+            continue
+        health = fleet.health(name)
+        if inable := inability(query, target, health):
+            field.unable.append(Rejection(name, inable))
+        elif reason := unwell(health, now):
+            field.resting.append(_Entrant(target, health, reason))
         else:
-            able.append(name)
-    return able, rejections
-
-
-def _admitted(able: list[str], fleet: Fleet, now: float) -> tuple[list[str], list[Rejection]]:
-    """Those that are well, and why the others rest."""
-    reasons = {name: unwell(fleet.health(name), now) for name in able}
-    well = [name for name, reason in reasons.items() if reason is None]
-    return well, [Rejection(name, reason) for name, reason in reasons.items() if reason]
-
-
-def _last_resort(
-    able: list[str], resting: list[Rejection], fleet: Fleet
-) -> tuple[list[str], list[Rejection]]:
-    """Nobody is well: the one whose rest ends first is tried all the same, since a sure refusal helps nobody."""
-    if not able:
-        return [], resting
-    soonest = min(able, key=lambda name: fleet.health(name).breaker.until_s)
-    return [soonest], [rejection for rejection in resting if rejection.target != soonest]
+            field.well.append(_Entrant(target, health))
+    return field
 
 
 def _scored(
     query: Query,
     shape: str,
     rules: ShapePolicy,
-    catalog: Catalog,
-    fleet: Fleet,
-    names: list[str],
+    well: list[_Entrant],
+    outlooks: list[Outlook],
     output_tokens: int,
-    now: float,
 ) -> list[Candidate]:
     """Candidates, best first: those within the SLO before the others, then by score."""
-    predictions = {
-        name: predict(query, shape, catalog.targets[name], fleet.health(name), output_tokens, now)
-        for name in names
-    }
-    typical_cost_usd = _typical_cost_usd(list(predictions.values()))
-    slo = _tightened(rules.slo, query)
-    scored = [
-        Candidate(
-            target=name,
-            role="candidate",
-            score=_score(rules.objective, prediction, query.stream, typical_cost_usd),
-            prediction=prediction,
-            slo_misses=_slo_misses(slo, fleet, name, shape, prediction, query, now),
-        )
-        for name, prediction in predictions.items()
-    ]
-    return sorted(scored, key=lambda candidate: (len(candidate.slo_misses), candidate.score))
+    slo, objective = _tightened(rules.slo, query), rules.objective
+    scored = []
+    for entrant, outlook in zip(well, outlooks, strict=True):
+        prediction = predict(query, shape, entrant.target, entrant.health, outlook, output_tokens)
+        misses = _slo_misses(slo, outlook, prediction, query)
+        score = _score(objective, prediction, query.stream)
+        scored.append(Candidate(entrant.target.name, "candidate", score, prediction, misses))
+    if objective == "cost_per_completed_task":
+        _fill_in_typical_cost(scored)
+    scored.sort(key=_rank)
+    return scored
 
 
-def _score(objective: Objective, prediction: Prediction, stream: bool, typical_cost_usd: float) -> float:
-    """Lower is better. A call that does not stream has no first token to wait for: its end counts."""
+def _rank(candidate: Candidate) -> tuple[int, float]:
+    return len(candidate.slo_misses), candidate.score or 0.0
+
+
+def _score(objective: Objective, prediction: Prediction, stream: bool) -> float | None:
+    """Lower is better; None while a cost is unknown. A call that does not stream has no first token to wait for: its
+    end counts."""
     if objective == "ttft":
-        base = prediction.ttft_s if stream else prediction.completion_s
+        base: float | None = prediction.ttft_s if stream else prediction.completion_s
     elif objective == "speed":
         base = prediction.tpot_s if stream else prediction.completion_s
     elif objective == "completion_p95":
         base = prediction.completion_p95_s
     else:
-        base = prediction.cost_usd if prediction.cost_usd is not None else typical_cost_usd
-    return base / prediction.success_share
+        base = prediction.cost_usd
+    return None if base is None else base / prediction.success_share
 
 
-def _typical_cost_usd(predictions: list[Prediction]) -> float:
-    """Stands in for an unknown cost, so that it neither wins nor loses by being unknown."""
+def _fill_in_typical_cost(scored: list[Candidate]) -> None:
+    """The median stands in for an unknown cost, so that it neither wins nor loses by being unknown."""
+    predictions = [candidate.prediction for candidate in scored if candidate.prediction is not None]
     known = [prediction.cost_usd for prediction in predictions if prediction.cost_usd is not None]
-    return median(known) if known else 0.0
+    typical_usd = median(known) if known else 0.0
+    for candidate in scored:
+        if candidate.score is None and candidate.prediction is not None:
+            candidate.score = typical_usd / candidate.prediction.success_share
 
 
 def _tightened(slo: Slo, query: Query) -> Slo:
     """The caller's hints may lower a limit, never raise it."""
+    if query.slo_ttft_s is None and query.deadline_s is None:
+        return NO_SLO if slo == NO_SLO else slo
     return replace(
         slo,
         ttft_p95_s=_lower(slo.ttft_p95_s, query.slo_ttft_s),
@@ -165,21 +189,17 @@ def _lower(limit: float | None, hint: float | None) -> float | None:
     return min(given) if given else None
 
 
-def _slo_misses(
-    slo: Slo, fleet: Fleet, name: str, shape: str, prediction: Prediction, query: Query, now: float
-) -> tuple[str, ...]:
+def _slo_misses(slo: Slo, outlook: Outlook, prediction: Prediction, query: Query) -> tuple[str, ...]:
     """The limits that the target would miss, in words; what too few samples speak for is not held against it."""
-    health = fleet.health(name)
-    learnt = health.of(shape)
-    calls = learnt.succeeded.at(now) + learnt.failed.at(now)
-    is_known = learnt.completion.weight(now) >= ENOUGH_SAMPLES
-    has_ttft = query.stream and learnt.ttft.weight(now) >= ENOUGH_SAMPLES
-    is_rated = calls >= RATE_EVIDENCE
+    if slo is NO_SLO and query.slo_tpot_s is None:
+        return ()
+    is_known = outlook.completion_weight >= ENOUGH_SAMPLES
+    has_ttft = query.stream and outlook.ttft_weight >= ENOUGH_SAMPLES
     checks = (
-        ("ttft_p95_s", ttft_p95_s(health, shape, prediction, now) if has_ttft else None, slo.ttft_p95_s),
+        ("ttft_p95_s", ttft_p95_s(outlook, prediction) if has_ttft else None, slo.ttft_p95_s),
         ("completion_p95_s", prediction.completion_p95_s if is_known else None, slo.completion_p95_s),
-        ("timeout_rate", learnt.timed_out.at(now) / calls if is_rated else None, slo.timeout_rate),
-        ("truncation_rate", learnt.truncated.at(now) / calls if is_rated else None, slo.truncation_rate),
+        ("timeout_rate", outlook.timeout_rate, slo.timeout_rate),
+        ("truncation_rate", outlook.truncation_rate, slo.truncation_rate),
         ("tpot_s", prediction.tpot_s if is_known else None, query.slo_tpot_s),
     )
     return tuple(
@@ -204,13 +224,28 @@ def _explore(scored: list[Candidate], share: float, draw: float) -> tuple[list[C
     return [replace(least_known, role="explore"), *rest], True
 
 
+def _hedge_after_s(
+    rules: ShapePolicy, query: Query, shape: str, ordered: list[Candidate], fleet: Fleet, now: float
+) -> float | None:
+    """When to try a second target: as the policy says, else the first one's p95, once that is known."""
+    if rules.hedge is None or not ordered:
+        return None
+    prediction = ordered[0].prediction
+    if rules.hedge.after_s is not None or prediction is None:
+        return rules.hedge.after_s
+    outlook = fleet.health(ordered[0].target).outlook(shape, now)
+    if (outlook.ttft_weight if query.stream else outlook.completion_weight) < RATE_EVIDENCE:
+        return None  # a tail guessed from a few calls would hedge at random
+    return ttft_p95_s(outlook, prediction) if query.stream else prediction.completion_p95_s
+
+
 def _reason(
     named: Named,
     objective: Objective,
     ordered: list[Candidate],
     fallbacks: list[Candidate],
     explored: bool,
-    resting: list[Rejection],
+    some_rest: bool,
 ) -> str:
     """One sentence for people."""
     if not ordered:
@@ -225,7 +260,9 @@ def _reason(
     if explored:
         return f"{first.target} is tried to keep its estimate fresh; {ordered[1].target} scores best"
     if len(ordered) == 1:
-        others = "the others cannot serve or are resting" if resting else "it is the only one that can serve"
+        others = (
+            "the others cannot serve or are resting" if some_rest else "it is the only one that can serve"
+        )
         return f"{first.target}: {others}"
     second = ordered[1]
     if second.slo_misses and not first.slo_misses:

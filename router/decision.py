@@ -11,7 +11,7 @@ from typing import Any
 from router.policy import Objective, Timeouts
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Prediction:
     """What a target is expected to do with this call; `weight` is the decayed number of samples behind it."""
 
@@ -26,7 +26,7 @@ class Prediction:
     weight: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Candidate:
     """A target in the order of trying. `score` is in the objective's unit, lower is better; None for fallbacks."""
 
@@ -37,7 +37,7 @@ class Candidate:
     slo_misses: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Rejection:
     """A target that may not serve this call, and why."""
 
@@ -45,7 +45,7 @@ class Rejection:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Decision:
     """The whole answer to "where does this call go, and why"."""
 
@@ -61,6 +61,10 @@ class Decision:
     expected_output_tokens: int
     timeouts: Timeouts
     max_retries: int
+    hedge_after_s: float | None = None  # when a second target is tried beside the first; None = never
+    hedge_budget: float = 0.0
+    keepalive_s: float | None = None
+    cache_ttl_s: float | None = None
 
     def as_json(self) -> dict[str, Any]:
         """JSON-ready; floats to five significant digits, for people and for Postgres."""

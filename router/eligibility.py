@@ -18,18 +18,20 @@ def inability(query: Query, target: Target, health: Health) -> str | None:
         return f"disabled: {target.disabled_reason}"
     if query.endpoint not in target.endpoints:
         return f"does not serve {query.endpoint}"
-    lacking = [
-        name
-        for name, needed, has in (
-            ("tools", query.has_tools or query.has_tool_messages, target.has_tools),
-            ("images", query.has_images, target.has_images),
-            ("JSON output", query.wants_json, target.has_json),
-        )
-        if needed and not has
-    ]
-    if lacking:
+    if lacking := _lacking(query, target):
         return f"cannot do {' or '.join(lacking)}"
     return _too_long(query, target, health)
+
+
+def _lacking(query: Query, target: Target) -> list[str]:
+    if target.has_tools and target.has_images and target.has_json:
+        return []
+    needs = (
+        ("tools", query.has_tools or query.has_tool_messages, target.has_tools),
+        ("images", query.has_images, target.has_images),
+        ("JSON output", query.wants_json, target.has_json),
+    )
+    return [name for name, is_needed, has in needs if is_needed and not has]
 
 
 def _too_long(query: Query, target: Target, health: Health) -> str | None:

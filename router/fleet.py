@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from router.breaker import Breaker
-from router.estimate import Decayed, Latency
-from router.outcome import TIMEOUTS, Outcome
-from router.retries import RetryBudget
+from router.learnt import Learnt
+from router.outcome import Outcome
+from router.outlook import Outlook, read_out
+from router.retries import HedgeBudget, RetryBudget
 
 ALL_SHAPES = "*"  # the pooled estimate, prior of every shape
 
@@ -45,62 +46,6 @@ class EngineState:
 
 
 @dataclass(slots=True)
-class Learnt:
-    """Estimates of one target for one shape (or all of them)."""
-
-    half_life_s: float
-    ttft: Latency = field(init=False)
-    tpot: Latency = field(init=False)
-    completion: Latency = field(init=False)
-    output_tokens: Latency = field(init=False)  # a length, not a wait; the same decayed mean serves
-    cost_usd: Decayed = field(init=False)
-    costed: Decayed = field(init=False)
-    succeeded: Decayed = field(init=False)
-    failed: Decayed = field(init=False)
-    timed_out: Decayed = field(init=False)
-    truncated: Decayed = field(init=False)
-
-    def __post_init__(self) -> None:
-        half_life_s = self.half_life_s
-        self.ttft, self.tpot = Latency(half_life_s), Latency(half_life_s)
-        self.completion, self.output_tokens = Latency(half_life_s), Latency(half_life_s)
-        self.cost_usd, self.costed = Decayed(half_life_s), Decayed(half_life_s)
-        self.succeeded, self.failed = Decayed(half_life_s), Decayed(half_life_s)
-        self.timed_out, self.truncated = Decayed(half_life_s), Decayed(half_life_s)
-
-    def observe(self, outcome: Outcome, now: float) -> None:
-        if outcome.result == "ok":
-            self._learn_speed(outcome, now)
-            self.succeeded.add(1.0, now)
-        elif outcome.is_failure:
-            self.failed.add(1.0, now)
-        if outcome.result == "timeout_first_token":
-            self.ttft.add_censored(outcome.total_s, now)
-        if outcome.result in TIMEOUTS:
-            self.completion.add_censored(outcome.total_s, now)
-            self.timed_out.add(1.0, now)
-        if outcome.is_truncated:
-            self.truncated.add(1.0, now)
-        if outcome.cost_usd is not None:
-            self.cost_usd.add(outcome.cost_usd, now)
-            self.costed.add(1.0, now)
-
-    def _learn_speed(self, outcome: Outcome, now: float) -> None:
-        self.completion.add(outcome.total_s, now)
-        if outcome.ttft_s is not None:
-            self.ttft.add(outcome.ttft_s, now)
-        if outcome.tpot_s is not None:
-            self.tpot.add(outcome.tpot_s, now)
-        if outcome.output_tokens:
-            self.output_tokens.add(float(outcome.output_tokens), now)
-
-    def success_share(self, now: float) -> float:
-        """Mean of a Beta with a mild prior of nine successes in ten."""
-        ok, failed = self.succeeded.at(now), self.failed.at(now)
-        return (ok + 9.0) / (ok + failed + 10.0)
-
-
-@dataclass(slots=True)
 class Health:
     """All that is known of one target."""
 
@@ -110,36 +55,54 @@ class Health:
     retries: RetryBudget = field(default_factory=RetryBudget)
     engine: EngineState | None = None
     unreachable_since_s: float | None = None
-    usual_in_flight: Decayed = field(init=False)  # decayed sum of the load met by finished calls
-    finished: Decayed = field(init=False)
+    usual_in_flight: float = 0.0  # mean load met by finished calls, the newest counting most
     learnt: dict[str, Learnt] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.usual_in_flight, self.finished = Decayed(self.half_life_s), Decayed(self.half_life_s)
+    outlooks: dict[str, Outlook] = field(default_factory=dict)
+    _num_finished: float = 0.0  # decayed
+    _finished_s: float = 0.0
 
     def of(self, shape: str) -> Learnt:
         if shape not in self.learnt:
-            self.learnt[shape] = Learnt(self.half_life_s)
+            self.learnt[shape] = Learnt(self.half_life_s, has_tails=shape != ALL_SHAPES)
         return self.learnt[shape]
 
-    def crowding(self, now: float) -> float:
+    def outlook(self, shape: str, now: float) -> Outlook:
+        """What is known for this shape; read anew once it is old, or once much has been learnt since."""
+        kept = self.outlooks.get(shape)
+        if kept is None or not kept.is_fresh(now):
+            kept = self.outlooks[shape] = read_out(self.of(shape), self.of(ALL_SHAPES), now)
+        return kept
+
+    def finish(self, now: float) -> None:
+        """A call has ended."""
+        self.in_flight -= 1
+        kept = self._num_finished * 0.5 ** (max(0.0, now - self._finished_s) / self.half_life_s)
+        self.usual_in_flight += (self.in_flight - self.usual_in_flight) / (kept + 1.0)
+        self._num_finished, self._finished_s = kept + 1.0, max(now, self._finished_s)
+
+    def crowding(self) -> float:
         """How much fuller the target is than when its latencies were seen: (1 + now) ÷ (1 + usual), at least 1."""
-        finished = self.finished.at(now)
-        usual = self.usual_in_flight.at(now) / finished if finished > 0 else 0.0
-        return max(1.0, (1 + self.in_flight) / (1 + usual))
+        return max(1.0, (1 + self.in_flight) / (1 + self.usual_in_flight))
 
 
 @dataclass(slots=True)
 class Fleet:
-    """Health by target name. One writer (the gateway's event loop)."""
+    """Health by target name, and what hedges may still be spent by shape. One writer (the gateway's event loop)."""
 
     half_life_s: float = 60.0
     targets: dict[str, Health] = field(default_factory=dict)
+    hedges: dict[str, HedgeBudget] = field(default_factory=dict)
 
     def health(self, target: str) -> Health:
         if target not in self.targets:
             self.targets[target] = Health(self.half_life_s)
         return self.targets[target]
+
+    def hedge_budget(self, shape: str) -> HedgeBudget:
+        """Second tries beside a running one: a share of the calls and nothing more."""
+        if shape not in self.hedges:
+            self.hedges[shape] = HedgeBudget()
+        return self.hedges[shape]
 
     def start(self, target: str) -> None:
         self.health(target).in_flight += 1
@@ -147,9 +110,7 @@ class Fleet:
     def observe(self, outcome: Outcome, now: float) -> None:
         """Takes in the end of an attempt that `start` announced."""
         health = self.health(outcome.target)
-        health.in_flight -= 1
-        health.usual_in_flight.add(health.in_flight, now)
-        health.finished.add(1.0, now)
+        health.finish(now)
         for shape in (outcome.shape, ALL_SHAPES):
             health.of(shape).observe(outcome, now)
         if outcome.is_failure:

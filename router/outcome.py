@@ -18,14 +18,17 @@ Result = Literal[
     "bad_response",
     "cut_off",
     "client_gone",
+    "busy",  # never sent: the target's own limit of parallel calls was reached
+    "hedge_lost",  # another target answered first, so this try was ended
 ]
+_NO_FAILURE = frozenset({"ok", "client_gone", "busy", "hedge_lost"})
 TIMEOUTS: frozenset[str] = frozenset({"timeout_first_token", "timeout_idle", "timeout_total"})
 # The upstream's own trouble, or its view of our account: another target may do better.
 # Other 4xx are about the request itself and would fail everywhere.
 RETRYABLE_STATUS = frozenset({401, 402, 403, 404, 408, 409, 425, 429, 500, 502, 503, 504, 520, 522, 524, 529})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Outcome:
     """One attempt. `ttft_s` and `tpot_s` (seconds per output token after the first) are for streams only."""
 
@@ -46,9 +49,9 @@ class Outcome:
         """Trouble of the target's making; a caller's bad request or departure is neither failure nor success."""
         if self.result == "http_error":
             return self.http_status in RETRYABLE_STATUS
-        return self.result not in ("ok", "client_gone")
+        return self.result not in _NO_FAILURE
 
     @property
     def is_retryable(self) -> bool:
         """May another attempt follow, given that nothing reached the client? Not once the total time is spent."""
-        return self.is_failure and self.result != "timeout_total"
+        return self.result == "busy" or (self.is_failure and self.result != "timeout_total")

@@ -42,14 +42,32 @@ class Retries:
 
 
 @dataclass(frozen=True, slots=True)
+class Hedge:
+    """A second target is tried beside the first when that has not answered after `after_s`; the quicker one wins.
+
+    `after_s` None = the first one's own p95. At most `budget` × calls are hedged.
+    """
+
+    after_s: float | None = None
+    budget: float = 0.05
+
+
+@dataclass(frozen=True, slots=True)
 class ShapePolicy:
-    """What the policy says of one task shape. Empty `candidates` means every enabled target."""
+    """What the policy says of one task shape. Empty `candidates` means every enabled target.
+
+    `keepalive_s`: a stream's head and comments are sent this often before its first token (None = nothing is sent
+    before it). `cache_ttl_s`: answers to deterministic calls are kept this long (None = not at all).
+    """
 
     objective: Objective = "ttft"
     candidates: tuple[str, ...] = ()
     fallback: tuple[str, ...] = ()
     slo: Slo = field(default_factory=Slo)
     timeouts: Timeouts = field(default_factory=Timeouts)
+    hedge: Hedge | None = None
+    keepalive_s: float | None = None
+    cache_ttl_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

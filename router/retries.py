@@ -1,4 +1,4 @@
-"""`RetryBudget`: how many repeat tries a target may get, so that trouble is not answered with more load.
+"""`RetryBudget`: how many repeat tries a target may get, so that trouble is not answered with more load; `HedgeBudget`.
 
 A leaky bucket after finagle's: every call puts in `budget` of a try, every repeat takes one out, what is not
 used within 10 s expires, and a small reserve keeps rare traffic able to retry. Trying *another* target is not a
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 WINDOW_S = 10.0
 RESERVE_PER_S = 1.0
+MOST_SAVED = 10.0
 
 
 @dataclass(slots=True)
@@ -37,3 +38,20 @@ class RetryBudget:
         share = min(1.0, max(0.0, now - self.at_s) / WINDOW_S)
         self.balance += share * (RESERVE_PER_S * WINDOW_S - self.balance)
         self.at_s = now
+
+
+@dataclass(slots=True)
+class HedgeBudget:
+    """Second tries beside running ones: a share of the calls, `MOST_SAVED` saved up, so that rare traffic has one."""
+
+    balance: float = 0.0
+
+    def deposit(self, budget: float) -> None:
+        self.balance = min(self.balance + budget, MOST_SAVED)
+
+    def withdraw(self) -> bool:
+        """Takes one hedge out; False when there is none."""
+        if self.balance < 1.0 - 1e-9:  # ten tenths
+            return False
+        self.balance -= 1.0
+        return True

@@ -49,7 +49,7 @@ EXPECTED_OUTPUT_TOKENS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Finding:
     """A shape and what it was found from."""
 

@@ -119,8 +119,15 @@ class FakeUpstream:
 async def fake_upstream() -> AsyncIterator[FakeUpstream]:
     fake = FakeUpstream()
     app = web.Application()
-    app.router.add_post("/v1/chat/completions", fake.handle)
-    app.router.add_post("/v1/completions", fake.handle)
+    for path in (
+        "chat/completions",
+        "completions",
+        "embeddings",
+        "responses",
+        "messages",
+        "messages/count_tokens",
+    ):
+        app.router.add_post(f"/v1/{path}", fake.handle)
     app.router.add_get("/state", fake.tell_state)
     runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.2)
     await runner.setup()

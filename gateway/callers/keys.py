@@ -2,6 +2,7 @@
 
 In: header values of one call. Out: the `Key` it carries, or None. A key's plain text is known only to its
 holder: we keep its sha256. The look-up goes by digest, so its time says nothing about a key's characters.
+Holds a key to none of its limits; that is `callers.quotas`'.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
 from uuid import UUID
@@ -21,8 +22,25 @@ _SHOWN_CHARS = 7  # "sg-" and four more: enough to tell keys apart, far too few 
 
 
 @dataclass(frozen=True, slots=True)
+class KeyLimits:
+    """How much a key may be used; None = as much as it likes.
+
+    `allowed_models` are shell patterns for the model names that calls ask for (not for what a name leads to),
+    empty = all. `rpm` and `tpm` are calls and tokens a minute, `parallel` is calls at once. Budgets are integer
+    nano-dollars a day and a calendar month, in UTC.
+    """
+
+    allowed_models: tuple[str, ...] = ()
+    rpm: int | None = None
+    tpm: int | None = None
+    parallel: int | None = None
+    daily_nusd: int | None = None
+    monthly_nusd: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Key:
-    """A key in force. `name` is the caller's name in the ledger.
+    """A key in force. `name` is the caller's name in the ledger; `expires_at` is in Unix seconds.
 
     Scope `call` may use the data plane, `read` may also read the operations endpoints, `admin` may do all.
     """
@@ -31,6 +49,9 @@ class Key:
     name: str
     prefix: str
     scope: Scope
+    limits: KeyLimits = field(default_factory=KeyLimits)
+    tags: tuple[str, ...] = ()
+    expires_at: float | None = None
 
 
 class KeyRing:
@@ -48,6 +69,14 @@ class KeyRing:
             if given and (key := self._keys.get(digest(given.strip()))):
                 return key
         return None
+
+    def in_force(self, now: float) -> KeyRing:
+        """The ring without the keys that have expired by this Unix second."""
+        return KeyRing(
+            (digest_, key)
+            for digest_, key in self._keys.items()
+            if key.expires_at is None or key.expires_at > now
+        )
 
 
 def new_key() -> str:

@@ -15,7 +15,16 @@ from pydantic import AfterValidator, Field, WithJsonSchema
 
 from gateway.config import deployment_checks
 from gateway.config.mistakes import KeyPath
-from gateway.config.strict import AnyPort, NonNegative, Port, PositiveInt, Strict, Workers, mistake
+from gateway.config.strict import (
+    AnyPort,
+    NonNegative,
+    NonNegativeInt,
+    Port,
+    PositiveInt,
+    Strict,
+    Workers,
+    mistake,
+)
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 URL_PATTERN = r"^https?://[^\s/]+\S*$"
@@ -46,7 +55,9 @@ HttpUrl = Annotated[
 NotEmpty = Annotated[
     str, AfterValidator(_names_something), WithJsonSchema({"type": "string", "minLength": 1})
 ]
-Endpoint = Literal["/v1/chat/completions", "/v1/completions", "/v1/embeddings"]
+Endpoint = Literal[
+    "/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses", "/v1/messages"
+]
 Endpoints = Annotated[tuple[Endpoint, ...], Field(min_length=1)]
 
 
@@ -72,43 +83,59 @@ class Prices(Strict):
     output_usd_per_mtok: NonNegative | None = None
 
 
-class EngineTarget(Strict):
+class AnyKindOfTarget(Strict):
+    """What every target may say. `max_parallel` calls at a time, `queue` more wait for their turn."""
+
+    name: Name
+    max_parallel: PositiveInt | None = None
+    queue: NonNegativeInt = 100
+    unsupported: Literal["drop", "reject"] = "drop"  # parameters that a translation cannot carry over
+
+
+class EngineTarget(AnyKindOfTarget):
     """A sparkgate engine reached over HTTP; its own `/state` is read."""
 
     kind: Literal["engine"]
-    name: Name
     url: HttpUrl
     model: str | None = None  # asked of the engine when absent
     cost_per_hour_usd: NonNegative | None = None  # default: engine.cost_per_hour_usd
 
 
-class OpenAITarget(Strict):
-    """An OpenAI-compatible server. `model` None = the caller's model name is passed on."""
+class Provider(AnyKindOfTarget):
+    """A target that is paid by the token. `endpoints` are those it speaks itself; by default what its kind and
+    its model's name suggest."""
+
+    model: str
+    api_key: str | None = Field(default=None, repr=False)
+    context_tokens: PositiveInt | None = None
+    endpoints: Endpoints | None = None
+    prices: Prices = Prices()
+
+
+class OpenAITarget(Provider):
+    """An OpenAI-compatible server."""
 
     kind: Literal["openai"]
-    name: Name
     base_url: HttpUrl
-    model: str
-    api_key: str | None = Field(default=None, repr=False)
-    context_tokens: PositiveInt | None = None
-    endpoints: Endpoints | None = None  # default: embeddings for a model named like one, else chat
-    prices: Prices = Prices()
 
 
-class LitellmTarget(Strict):
-    """Any provider that litellm can call, by litellm's model name (`anthropic/…`)."""
+class AnthropicTarget(Provider):
+    """A server of Anthropic's Messages API."""
+
+    kind: Literal["anthropic"]
+    base_url: HttpUrl = "https://api.anthropic.com"
+
+
+class LitellmTarget(Provider):
+    """Any provider that litellm can call, by litellm's model name (`bedrock/…`)."""
 
     kind: Literal["litellm"]
-    name: Name
-    model: str
-    api_key: str | None = Field(default=None, repr=False)
     base_url: HttpUrl | None = None
-    context_tokens: PositiveInt | None = None
-    endpoints: Endpoints | None = None  # default: embeddings for a model named like one, else chat
-    prices: Prices = Prices()
 
 
-AnyTarget = Annotated[EngineTarget | OpenAITarget | LitellmTarget, Field(discriminator="kind")]
+AnyTarget = Annotated[
+    EngineTarget | OpenAITarget | AnthropicTarget | LitellmTarget, Field(discriminator="kind")
+]
 
 
 class LedgerSettings(Strict):

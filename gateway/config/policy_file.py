@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, Field, ValidationInfo, WithJsonS
 
 from gateway.config.mistakes import KeyPath
 from gateway.config.strict import Positive, Share, Strict, Tries, did_you_mean, mistake
-from router.policy import Objective, Policy, Retries, Rule, ShapePolicy, Slo, Timeouts
+from router.policy import Hedge, Objective, Policy, Retries, Rule, ShapePolicy, Slo, Timeouts
 from router.shapes import SHAPES
 
 CONDITIONS = ("header.<name>", "metadata.<key>", "model", "caller", "endpoint", "workflow")
@@ -74,6 +74,24 @@ class TimeoutsFile(Strict):
     total_s: Positive | None = None
 
 
+class HedgeFile(Strict):
+    """When a second target is tried beside the first, and for what share of the calls at most (0 = never)."""
+
+    after: Literal["p95"] | Positive = "p95"
+    budget: Share = Hedge().budget
+
+    def hedge(self) -> Hedge | None:
+        if self.budget == 0:
+            return None
+        return Hedge(None if self.after == "p95" else self.after, self.budget)
+
+
+class CacheFile(Strict):
+    """How long answers to deterministic calls (temperature 0, or a seed) are kept for their caller."""
+
+    ttl_s: Positive
+
+
 class ShapeFile(Strict):
     """Settings of one task shape; None = as in `defaults`."""
 
@@ -82,6 +100,9 @@ class ShapeFile(Strict):
     fallback: TargetNames | None = None
     slo: SloFile = SloFile()
     timeouts: TimeoutsFile = TimeoutsFile()
+    hedge: HedgeFile | None = None
+    keepalive_s: Positive | None = None
+    cache: CacheFile | None = None
 
 
 class RetriesFile(Strict):
@@ -144,6 +165,9 @@ def _shape_policy(shape: ShapeFile, base: ShapePolicy) -> ShapePolicy:
         fallback=base.fallback if shape.fallback is None else shape.fallback,
         slo=Slo(**_merged(shape.slo, base.slo)),
         timeouts=_capped(Timeouts(**_merged(shape.timeouts, base.timeouts))),
+        hedge=base.hedge if shape.hedge is None else shape.hedge.hedge(),
+        keepalive_s=shape.keepalive_s or base.keepalive_s,
+        cache_ttl_s=base.cache_ttl_s if shape.cache is None else shape.cache.ttl_s,
     )
 
 

@@ -1,4 +1,5 @@
-"""The control plane: models, exchanges, tasks and outcomes, health and metrics; a FastAPI app behind the data plane.
+"""The control plane: models, exchanges, tasks and outcomes, health, metrics and what admins do; a FastAPI app behind
+the data plane.
 
 In: `Plane`, what a worker holds. Out: JSON in OpenAI's shapes, errors included. Calls here may wait for the
 database; calls on the data plane never do.
@@ -24,12 +25,14 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.exceptions import HTTPException
 
 from gateway.callers.keys import Key
+from gateway.callers.store import KeyRefused, UnknownKey
+from gateway.control.admin import admin_router
 from gateway.control.key_watch import KeyWatch
 from gateway.control.policy_watch import PolicyWatch
 from gateway.ledger import lookups
 from gateway.ledger.records import outcome_record
 from gateway.ledger.spool import Spool
-from gateway.surfaces.completions import MAX_ID_CHARS
+from gateway.surfaces.common import MAX_ID_CHARS
 from gateway.surfaces.http import authenticate
 from gateway.wire.errors import GatewayError, NotFound, error_value
 from router.catalog import Catalog
@@ -88,6 +91,7 @@ def control_app(plane: Plane) -> FastAPI:
     _add_error_handlers(app)
     _add_operations(app, plane)
     _add_ledger(app, plane)
+    app.include_router(admin_router(plane.database, plane.catalog, lambda: _target_states(plane)))
     return app
 
 
@@ -95,6 +99,11 @@ def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(GatewayError)
     async def ours(_: Request, error: GatewayError) -> JSONResponse:
         return JSONResponse(error.value(), error.status)
+
+    @app.exception_handler(KeyRefused)
+    async def key_refused(_: Request, error: KeyRefused) -> JSONResponse:
+        status, code = (404, "key_not_found") if isinstance(error, UnknownKey) else (400, "key_refused")
+        return JSONResponse(error_value(str(error), "invalid_request_error", code), status)
 
     @app.exception_handler(HTTPException)
     async def unrouted(request: Request, error: HTTPException) -> JSONResponse:

@@ -8,14 +8,17 @@ all three; only the client's own departure is an exception (cancellation).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import orjson
 
 from gateway.upstreams.base import CutOff, Reply, Unreachable, Upstream, UpstreamCall
-from gateway.wire.chat import Piece, read_event
+from gateway.wire.base import Wire
+from gateway.wire.chat import Piece
 from gateway.wire.sse import EventSplitter, EventTooLarge
 from router.outcome import Result
 
@@ -34,7 +37,10 @@ class Deadlines:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A try that came to nothing. `body` is the upstream's own error body, if it sent one."""
+    """A try that came to nothing. `body` is the upstream's own error body, if it sent one.
+
+    `was_sent`: the target may have begun to work on it. `should_retry` is the upstream's own word (`x-should-retry`).
+    """
 
     result: Result
     message: str
@@ -42,7 +48,9 @@ class Failure:
     code: str | None = None
     body: bytes | None = None
     retry_after_s: float | None = None
+    should_retry: bool | None = None
     upstream_request_id: str | None = None
+    was_sent: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +64,12 @@ class Body:
 
 @dataclass(slots=True)
 class Opened:
-    """A stream whose first token is here. `held` are the events up to and including it."""
+    """A stream whose first token is here. `held` are the events up to and including it, `rest` what came behind."""
 
     reply: Reply
-    events: AsyncIterator[bytes]
+    chunks: AsyncIterator[bytes]
     held: list[tuple[bytes, Piece]] = field(default_factory=list)
+    rest: bytes = b""
     upstream_request_id: str | None = None
 
 
@@ -74,7 +83,7 @@ async def fetch(upstream: Upstream, call: UpstreamCall, deadlines: Deadlines) ->
     except TimeoutError:
         return Failure("timeout_total", "no complete answer within the policy's total_s")
     except Unreachable as error:
-        return Failure("connect_error", str(error))
+        return Failure("connect_error", str(error), was_sent=error.was_sent)
     except CutOff as error:
         return Failure("cut_off", str(error))
     finally:
@@ -85,10 +94,12 @@ async def fetch(upstream: Upstream, call: UpstreamCall, deadlines: Deadlines) ->
     value = _json_object(raw)
     if value is None:
         return Failure("bad_response", "the answer is not a JSON object", http_status=200)
-    return Body(raw, value, reply.headers.get("x-request-id"))
+    return Body(raw, value, _request_id(reply))
 
 
-async def open_stream(upstream: Upstream, call: UpstreamCall, deadlines: Deadlines) -> Opened | Failure:
+async def open_stream(
+    upstream: Upstream, call: UpstreamCall, wire: Wire, deadlines: Deadlines
+) -> Opened | Failure:
     """A streamed try, up to its first token. The reply of a failure is closed; an opened one is the caller's."""
     reply: Reply | None = None
     outcome: Opened | Failure | None = None
@@ -98,14 +109,14 @@ async def open_stream(upstream: Upstream, call: UpstreamCall, deadlines: Deadlin
             if reply.status != 200:
                 outcome = _http_failure(reply, await reply.read())
             else:
-                outcome = await _await_token(reply)
+                outcome = await _await_token(reply, wire)
     except TimeoutError:
         if deadlines.first_token <= deadlines.total:
             outcome = Failure("timeout_first_token", "no first token within the policy's first_token_s")
         else:
             outcome = Failure("timeout_total", "no first token within the policy's total_s")
     except Unreachable as error:
-        outcome = Failure("connect_error", str(error))
+        outcome = Failure("connect_error", str(error), was_sent=error.was_sent)
     except CutOff as error:
         outcome = Failure("cut_off", str(error))
     except EventTooLarge as error:
@@ -116,46 +127,47 @@ async def open_stream(upstream: Upstream, call: UpstreamCall, deadlines: Deadlin
     return outcome
 
 
-async def _await_token(reply: Reply) -> Opened | Failure:
-    opened = Opened(reply, _events(reply), upstream_request_id=reply.headers.get("x-request-id"))
-    held_bytes = 0
-    async for event in opened.events:
-        piece = read_event(event)
-        if piece.is_error:
-            return _error_event_failure(piece)
-        if piece.is_malformed:
-            return Failure("bad_response", "a stream event is not JSON", http_status=200)
-        opened.held.append((event, piece))
-        held_bytes += len(event)
-        if piece.has_token or piece.is_done or piece.finish_reason:
-            return opened
-        if len(opened.held) >= MAX_HELD_EVENTS or held_bytes >= MAX_HELD_BYTES:
-            return opened
+async def _await_token(reply: Reply, wire: Wire) -> Opened | Failure:
+    """Reads events until one of them may be shown; what came with it stays unread in `rest`."""
+    opened = Opened(reply, reply.chunks(), upstream_request_id=_request_id(reply))
+    splitter, held_bytes = EventSplitter(), 0
+    async for chunk in opened.chunks:
+        events = splitter.feed(chunk)
+        for index, event in enumerate(events):
+            piece = wire.read_event(event)
+            if piece.is_error:
+                return _error_event_failure(piece)
+            if piece.is_malformed:
+                return Failure("bad_response", "a stream event is not JSON", http_status=200)
+            opened.held.append((event, piece))
+            held_bytes += len(event)
+            is_full = len(opened.held) >= MAX_HELD_EVENTS or held_bytes >= MAX_HELD_BYTES
+            if piece.has_token or piece.is_done or piece.finish_reason or is_full:
+                opened.rest = b"".join(events[index + 1 :]) + splitter.rest
+                return opened
     return Failure("cut_off", "the stream ended before its first token", http_status=200)
 
 
-async def _events(reply: Reply) -> AsyncIterator[bytes]:
-    """Whole events; a last one that lacks its blank line is given as it is."""
-    splitter = EventSplitter()
-    async for chunk in reply.chunks():
-        for event in splitter.feed(chunk):
-            yield event
-    if splitter.rest.strip():
-        yield splitter.rest
+def _request_id(reply: Reply) -> str | None:
+    return reply.headers.get("x-request-id") or reply.headers.get(
+        "request-id"
+    )  # OpenAI's and Anthropic's names
 
 
 def _http_failure(reply: Reply, raw: bytes) -> Failure:
     error = (_json_object(raw) or {}).get("error")
     error = error if isinstance(error, dict) else {}
     code = error.get("code") or error.get("type")
+    said = reply.headers.get("x-should-retry")
     return Failure(
         "http_error",
         str(error.get("message") or f"HTTP {reply.status}"),
         http_status=reply.status,
         code=str(code) if code else None,
         body=raw if error else None,
-        retry_after_s=_retry_after_s(reply),
-        upstream_request_id=reply.headers.get("x-request-id"),
+        retry_after_s=_retry_after_s(reply.headers),
+        should_retry={"true": True, "false": False}.get(said.lower()) if said else None,
+        upstream_request_id=_request_id(reply),
     )
 
 
@@ -173,16 +185,28 @@ def _error_event_failure(piece: Piece) -> Failure:
     )
 
 
-def _retry_after_s(reply: Reply) -> float | None:
-    """`retry-after-ms`, else `Retry-After` in seconds; an HTTP date is left to the breaker's own pause."""
+def _retry_after_s(headers: Mapping[str, str]) -> float | None:
+    """`retry-after-ms`, else `Retry-After`, in seconds or as a date."""
     for name, scale in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
-        try:
-            seconds = float(reply.headers.get(name, "")) * scale
-        except ValueError:
+        said = headers.get(name)
+        if said is None:
             continue
-        if seconds >= 0:
+        try:
+            seconds = float(said) * scale
+        except ValueError:
+            seconds = _seconds_until(said)
+        if 0 <= seconds < float("inf"):
             return seconds
     return None
+
+
+def _seconds_until(http_date: str) -> float:
+    """NaN for what is no date."""
+    try:
+        at = parsedate_to_datetime(http_date)
+    except ValueError:
+        return float("nan")
+    return max(0.0, (at.replace(tzinfo=at.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
 
 
 def _json_object(raw: bytes) -> dict[str, Any] | None:

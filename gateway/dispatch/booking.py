@@ -19,6 +19,7 @@ from gateway.wire.errors import LedgerFull
 
 log = logging.getLogger(__name__)
 FULL_RETRY_S = 2.0
+_FREE = frozenset({"connect_error", "http_error", "busy"})  # nothing was computed, as far as anyone says
 
 
 class Book:
@@ -51,7 +52,7 @@ class Book:
         """Sets the attempt's cost and the price it was reckoned with."""
         price = self._prices.get(attempt.target)
         attempt.price_id = self._price_ids.get(attempt.target)
-        if attempt.result == "connect_error" or (attempt.result == "http_error" and attempt.usage is None):
+        if attempt.usage is None and attempt.result in _FREE:
             attempt.cost_nusd = 0
         elif price is not None and price.usd_per_hour is not None:
             slots = self._max_batch[attempt.target]

@@ -1,53 +1,64 @@
-"""`Call`: one client call as a surface hands it to dispatch, and `Client`: the way back to it.
+"""`Call`: one client call as a surface hands it on; `Form`: how it is put to one target; `Client`: the way back.
 
-In: parsed requests, ASGI `send`. Out: values for `relay`. Knows no policy and no upstream.
+In: parsed requests. Out: values for the walk over targets. Knows no policy and no upstream.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Protocol
 
+from gateway.wire.base import Translation, Wire
+from gateway.wire.errors import GatewayError
 from router.catalog import Target
 from router.query import Query
 
-Message = MutableMapping[str, Any]
-Send = Callable[[Message], Awaitable[None]]
-Receive = Callable[[], Awaitable[Message]]
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """One call as one target gets it, and how that target's answer reads. No translation = passed on byte for byte."""
+
+    path: str
+    body: bytes
+    wire: Wire
+    headers: Mapping[str, str] = field(default_factory=dict)
+    translation: Translation | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorForm:
+    """How a surface says an error: as a whole body, and as an event of a stream that has begun."""
+
+    body: Callable[[GatewayError], bytes]
+    event: Callable[[GatewayError], bytes]
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What to route, and how its body reads for a given target."""
+    """What to route, and how it reads for a given target."""
 
     query: Query
-    path: str
-    body_for: Callable[[Target], dict[str, Any]]
-    wants_usage: bool  # False: usage in the stream was only our wish, so the chunk that carries it is dropped
-    pass_headers: Mapping[str, str] = field(default_factory=dict)
+    form_for: Callable[[Target], Form]  # raises `BadRequest` for what cannot be said to this target
+    errors: ErrorForm
+    wants_usage: bool = (
+        True  # False: usage in the stream was only our wish, so the chunk that carries it is dropped
+    )
+    is_repeatable: bool = True  # False: has effects outside (server-side tools), so it is sent once at most
+    fingerprint: bytes | None = None  # equal for calls with equal answers; None = not deterministic
 
 
-class Client:
-    """Writes one response. Nothing, headers included, leaves before `start`."""
+class Client(Protocol):
+    """Writes one response. Nothing, headers included, leaves before `start`. Waits while the client is slow."""
 
-    def __init__(self, send: Send) -> None:
-        self._send = send
-        self.is_started = False
+    is_started: bool
 
-    async def start(self, status: int, headers: Mapping[str, str]) -> None:
-        self.is_started = True
-        raw = [(name.lower().encode(), value.encode("latin-1", "replace")) for name, value in headers.items()]
-        await self._send({"type": "http.response.start", "status": status, "headers": raw})
+    async def start(self, status: int, headers: Mapping[str, str]) -> None: ...
 
     async def respond(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
         """A whole JSON response at once."""
-        head = {"Content-Type": "application/json", "Content-Length": str(len(body)), **headers}
-        await self.start(status, head)
-        await self.end(body)
+        ...
 
-    async def write(self, data: bytes) -> None:
-        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+    async def write(self, data: bytes) -> None: ...
 
-    async def end(self, data: bytes = b"") -> None:
-        await self._send({"type": "http.response.body", "body": data, "more_body": False})
+    async def end(self, data: bytes = b"") -> None: ...

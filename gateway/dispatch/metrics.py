@@ -1,12 +1,19 @@
 """Prometheus metrics of the data plane, with bounded labels: targets and shapes come from configuration.
 
-`Metrics.closed` is called once per exchange. With several workers the figures are merged through prometheus_client's
-shared files (the worker sets its folder before this module is imported).
+`Metrics.closed` is called once per exchange and only counts; `flush`, once a second and before a scrape, adds what has
+been counted to the metrics themselves, each of which costs more than the counting. With several workers the figures
+are merged through prometheus_client's shared files (the worker sets its folder before this module is imported).
 """
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from bisect import bisect_left
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from prometheus_client import CollectorRegistry, Gauge, Histogram
+from prometheus_client import Counter as PrometheusCounter
 
 from gateway.ledger.records import Exchange, tokens_per_s
 
@@ -32,6 +39,8 @@ TTFT_BUCKETS = (
     30.0,
 )
 TOTAL_BUCKETS = tuple(0.01 * 2**i for i in range(14))
+OVERHEAD_BUCKETS = (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 5e-2)
+PACE_BUCKETS = (5, 10, 20, 30, 40, 60, 80, 100, 150, 200, 400)
 
 
 class Metrics:
@@ -39,10 +48,10 @@ class Metrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         where = ("target", "shape")
-        self.exchanges = Counter(
+        self.exchanges = PrometheusCounter(
             "sparkgate_exchanges", "Client calls closed", (*where, "status"), registry=registry
         )
-        self.attempts = Counter(
+        self.attempts = PrometheusCounter(
             "sparkgate_attempts", "Upstream tries", ("target", "result"), registry=registry
         )
         self.ttft = Histogram(
@@ -62,12 +71,17 @@ class Metrics:
         self.overhead = Histogram(
             "sparkgate_overhead_seconds",
             "Time in the gateway before the first attempt is sent",
-            buckets=(1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 5e-2),
+            buckets=OVERHEAD_BUCKETS,
             registry=registry,
         )
-        self.tokens = Counter("sparkgate_tokens", "Tokens by kind", ("target", "kind"), registry=registry)
-        self.cost = Counter("sparkgate_cost_usd", "Dollars booked", ("target",), registry=registry)
-        self.timeouts = Counter(
+        self.tokens = PrometheusCounter(
+            "sparkgate_tokens", "Tokens by kind", ("target", "kind"), registry=registry
+        )
+        self.cost = PrometheusCounter("sparkgate_cost_usd", "Dollars booked", ("target",), registry=registry)
+        self.refusals = PrometheusCounter(
+            "sparkgate_refusals", "Calls turned away before routing", ("code",), registry=registry
+        )
+        self.timeouts = PrometheusCounter(
             "sparkgate_timeouts", "Deadlines missed", ("target", "deadline"), registry=registry
         )
         self.in_flight = Gauge(
@@ -77,33 +91,103 @@ class Metrics:
             "sparkgate_tokens_per_second",
             "Output tokens after the first, per second",
             where,
-            buckets=(5, 10, 20, 30, 40, 60, 80, 100, 150, 200, 400),
+            buckets=PACE_BUCKETS,
             registry=registry,
         )
 
+        self._served: defaultdict[tuple[str, str, str], _Served] = defaultdict(_Served)
+        self._tried: Counter[tuple[str, str]] = Counter()
+        self._used: Counter[tuple[str, str]] = Counter()
+        self._missed: Counter[tuple[str, str]] = Counter()
+        self._cost_nusd: Counter[str] = Counter()
+        self._refused: Counter[str] = Counter()
+        self._overhead = _Waits(OVERHEAD_BUCKETS)
+        self.num_in_flight = 0
+
+    def refused(self, code: str) -> None:
+        """A call that was turned away before it had an exchange."""
+        self._refused[code] += 1
+
     def closed(self, exchange: Exchange) -> None:
-        last = exchange.attempts[-1] if exchange.attempts else None
-        target, shape = (last.target if last else "none"), exchange.shape or "none"
-        self.exchanges.labels(target, shape, str(exchange.status)).inc()
+        last = exchange.last
+        target, shape = (last.target if last else exchange.cache or "none"), exchange.shape or "none"
+        served = self._served[target, shape, str(exchange.status)]
+        served.exchanges += 1
         for attempt in exchange.attempts:
-            self.attempts.labels(attempt.target, attempt.result).inc()
+            self._tried[attempt.target, attempt.result] += 1
             if attempt.usage:
-                self.tokens.labels(attempt.target, "input").inc(attempt.usage.input_tokens)
-                self.tokens.labels(attempt.target, "output").inc(attempt.usage.output_tokens)
+                self._used[attempt.target, "input"] += attempt.usage.input_tokens
+                self._used[attempt.target, "output"] += attempt.usage.output_tokens
             if attempt.cost_nusd:
-                self.cost.labels(attempt.target).inc(attempt.cost_nusd * 1e-9)
+                self._cost_nusd[attempt.target] += attempt.cost_nusd
         if exchange.timed_out:
-            self.timeouts.labels(target, exchange.timed_out).inc()
+            self._missed[target, exchange.timed_out] += 1
         if exchange.overhead_s is not None:
-            self.overhead.observe(exchange.overhead_s)
+            self._overhead.add(exchange.overhead_s)
         if exchange.stream and exchange.ttft_s is not None:
-            self.ttft.labels(target, shape).observe(exchange.ttft_s)
+            served.ttft.add(exchange.ttft_s)
         if exchange.status == 200:
-            self.total.labels(target, shape).observe(exchange.total_s)
-            pace = (
-                tokens_per_s(last.usage, exchange.ttft_s, exchange.total_s)
-                if last and exchange.stream
-                else None
-            )
-            if pace is not None:
-                self.tokens_per_s.labels(target, shape).observe(pace)
+            served.total.add(exchange.total_s)
+            if exchange.stream and last is not None:
+                pace = tokens_per_s(last.usage, exchange.ttft_s, exchange.total_s)
+                if pace is not None:
+                    served.pace.add(pace)
+
+    def flush(self) -> None:
+        """What was counted since the last time becomes visible."""
+        self.in_flight.set(self.num_in_flight)
+        for (target, shape, status), served in self._served.items():
+            self.exchanges.labels(target, shape, status).inc(served.exchanges)
+            served.ttft.move_to(self.ttft, target, shape)
+            served.total.move_to(self.total, target, shape)
+            served.pace.move_to(self.tokens_per_s, target, shape)
+        self._overhead.move_to(self.overhead)
+        for counts, metric in (
+            (self._tried, self.attempts),
+            (self._used, self.tokens),
+            (self._missed, self.timeouts),
+        ):
+            for labels, count in counts.items():
+                metric.labels(*labels).inc(count)
+            counts.clear()
+        for target, nusd in self._cost_nusd.items():
+            self.cost.labels(target).inc(nusd * 1e-9)
+        for code, count in self._refused.items():
+            self.refusals.labels(code).inc(count)
+        self._served.clear()
+        self._cost_nusd.clear()
+        self._refused.clear()
+
+
+class _Waits:
+    """A histogram's samples until they are moved to it."""
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds, self.counts, self.total = bounds, [0] * (len(bounds) + 1), 0.0
+
+    def add(self, value: float) -> None:
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+    def move_to(self, metric: Histogram, *labels: str) -> None:
+        """Adds whole buckets, for which prometheus_client has no public method."""
+        if not any(self.counts):
+            return
+        child = metric.labels(*labels) if labels else metric
+        child._sum.inc(self.total)
+        for bucket, count in zip(child._buckets, self.counts, strict=True):
+            if count:
+                bucket.inc(count)
+        self.counts, self.total = [0] * len(self.counts), 0.0
+
+
+@dataclass(slots=True)
+class _Served:
+    """Exchanges of one target, shape and status."""
+
+    exchanges: int = 0
+    ttft: _Waits = field(default_factory=lambda: _Waits(TTFT_BUCKETS))
+    total: _Waits = field(default_factory=lambda: _Waits(TOTAL_BUCKETS))
+    pace: _Waits = field(default_factory=lambda: _Waits(PACE_BUCKETS))

@@ -1,55 +1,160 @@
 """From the first token to the end of a stream: every event as it came, then exactly one end.
 
-In: an opened stream, the client, the deadlines. The only edit is dropping usage that the caller did not ask for.
-The terminal event is held until the record is in the spool. What goes wrong now is an error event: the model is
-never switched in mid-answer.
+In: an opened stream, the client, the deadlines. Pieces that hold nothing to note pass unread. The only edit of a
+native stream is dropping usage that the caller did not ask for; a translated one is rewritten event by event. The
+terminal event is held until the record is in the spool. What goes wrong now is an error event: the model is never
+switched in mid-answer.
 """
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
 
 from gateway.dispatch.attempt import Opened
-from gateway.dispatch.call import Client
+from gateway.dispatch.call import Call, Client, Form
+from gateway.dispatch.deadline import Watch
 from gateway.dispatch.tally import Tally
+from gateway.ledger.records import Attempt
 from gateway.upstreams.base import CutOff
-from gateway.wire.chat import Piece, read_event, without_asked_usage
-from gateway.wire.errors import UpstreamFailed, UpstreamTimeout, error_event
-from gateway.wire.sse import EventTooLarge
+from gateway.wire.base import StreamTranslator
+from gateway.wire.chat import Piece, is_plain, without_asked_usage, without_usage_nulls
+from gateway.wire.errors import GatewayError, UpstreamFailed, UpstreamTimeout
+from gateway.wire.sse import EventSplitter, EventTooLarge
 from router.outcome import Result
 
+CONTENT_TYPE = "text/event-stream; charset=utf-8"
 HEADERS = {
-    "Content-Type": "text/event-stream; charset=utf-8",
+    "Content-Type": CONTENT_TYPE,
     "Cache-Control": "no-cache",
     "X-Accel-Buffering": "no",  # proxies in front must not hold a stream back
 }
 
 
-async def relay(
-    opened: Opened, client: Client, tally: Tally, *, wants_usage: bool, idle_s: float, total: float
-) -> None:
-    """Sends the whole stream and closes the exchange. `total` is a point on the monotonic clock."""
-    tally.attempt.http_status, tally.attempt.upstream_request_id = 200, opened.upstream_request_id
-    result: Result = "ok"
-    code: str | None = None
-    message: str | None = None
-    try:
-        await client.start(200, {**HEADERS, **tally.headers()})
-        last = await _relay_events(opened, client, tally, wants_usage, idle_s, total)
-    except UpstreamTimeout as error:
-        code, message, last = error.code, error.message, error_event(error.value())
-        result = "timeout_idle" if code == "timeout_idle" else "timeout_total"
-    except UpstreamFailed as error:
-        result, code, message, last = "cut_off", error.code, error.message, error_event(error.value())
-    except _ErrorEvent as said:
-        result, code, message, last = "cut_off", "upstream_error", str(said), said.event
-    finally:
-        opened.reply.close()
-    tally.end(result, code, message)
-    tally.close(200, code)
-    await client.end(last)
+@dataclass(slots=True)
+class Relay:
+    """One stream on its way to its client. `total` is a point on the monotonic clock."""
+
+    call: Call
+    form: Form
+    opened: Opened
+    client: Client
+    tally: Tally
+    attempt: Attempt
+    idle_s: float
+    total: float
+    kept: list[bytes] | None = None  # what the client got, for a cache
+    _splitter: EventSplitter = field(default_factory=EventSplitter)
+    _translator: StreamTranslator | None = None
+    _end: bytes | None = None  # the terminal event, once it is here
+
+    async def run(self) -> bool:
+        """Sends the whole stream and closes the exchange; whether it came to its proper end."""
+        if self.form.translation is not None:
+            self._translator = self.form.translation.stream()
+        result: Result = "ok"
+        error: GatewayError | None = None
+        event: bytes | None = None
+        watch = Watch(self.total)
+        try:
+            with watch:
+                event = await self._relay(watch)
+        except TimeoutError:
+            missed = "idle" if watch.until < self.total else "total"
+            result = "timeout_idle" if missed == "idle" else "timeout_total"
+            why = f"nothing came within the policy's {missed}_s"
+            error = UpstreamTimeout(self._stopped(why), code=result)
+        except (CutOff, EventTooLarge) as broken:
+            result, error = "cut_off", UpstreamFailed(self._stopped(str(broken)), code="cut_off")
+        except _ErrorEvent as said:
+            result, error = "cut_off", UpstreamFailed(self._stopped(str(said)), code="upstream_error")
+            event = None if self._translator else said.event
+        finally:
+            self.opened.reply.close()
+        last = self._say(error) if event is None and error else event or b""
+        if self.kept is not None:
+            self.kept.append(last)
+        code = error.code if error else None
+        self.tally.end(self.attempt, result, code, error.message if error else None)
+        self.tally.close(200, code)
+        await self.client.end(last)
+        return result == "ok"
+
+    async def _relay(self, watch: Watch) -> bytes:
+        """Relays up to the terminal event, which is returned unsent. Raises `CutOff`, `EventTooLarge`."""
+        ready = b"".join(map(self._take_read, *zip(*self.opened.held, strict=True)))
+        if self.opened.rest:
+            ready += self._take(self.opened.rest)
+        if not self.client.is_started:
+            await self.client.start(200, {**HEADERS, **self.tally.headers()})
+        await self._send(ready)
+        while self._end is None:
+            watch.until = min(time.monotonic() + self.idle_s, self.total)
+            chunk = await anext(self.opened.chunks, None)
+            if chunk is None:
+                break
+            ready = self._take(chunk)
+            if ready:
+                watch.until = self.total  # a slow client is no fault of the target
+                await self._send(ready)
+        return self._last()
+
+    def _last(self) -> bytes:
+        """The end of the stream. Some servers send no terminal event: nothing is missing after a finish reason."""
+        if self._end is None:
+            ready = self._take_event(self._splitter.rest) if self._splitter.rest.strip() else b""
+            if self._end is None and self.tally.exchange.finish_reason is None:
+                raise CutOff("it ended without a finish_reason")
+            self._end = ready + (self._end or b"")
+        return b"".join(self._translator.finish()) if self._translator else self._end
+
+    async def _send(self, data: bytes) -> None:
+        if data:
+            if self.kept is not None:
+                self.kept.append(data)
+            await self.client.write(data)
+
+    def _take(self, chunk: bytes) -> bytes:
+        """What of a piece of the stream goes to the client now."""
+        if not self._splitter.rest and chunk.endswith(b"\n\n") and not self._translator:
+            passed = self._unread(chunk)
+            if passed is not None:
+                self.attempt.seen_tokens += chunk.count(b"\n\n")
+                return passed
+        return b"".join([self._take_event(event) for event in self._splitter.feed(chunk)])
+
+    def _unread(self, chunk: bytes) -> bytes | None:
+        """Whole events as they may pass without a look into them; None when there is something to note."""
+        if self.form.wire.is_plain(chunk):
+            return chunk
+        if not self.call.wants_usage and (edited := without_usage_nulls(chunk)) and is_plain(edited):
+            return edited
+        return None
+
+    def _take_event(self, event: bytes) -> bytes:
+        return self._take_read(event, self.form.wire.read_event(event))
+
+    def _take_read(self, event: bytes, piece: Piece) -> bytes:
+        if self._end is not None:
+            return b""  # whatever follows the terminal event is nothing to the client
+        self.tally.note(self.attempt, piece)
+        if piece.is_error:
+            raise _ErrorEvent(event, piece)
+        if piece.is_done:
+            self._end = event
+        if self._translator is not None:
+            return b"".join(self._translator.feed(piece.value)) if piece.value is not None else b""
+        if piece.is_done:
+            return b""
+        return event if self.call.wants_usage else without_asked_usage(event, piece) or b""
+
+    def _say(self, error: GatewayError) -> bytes:
+        if self._translator is not None:
+            return b"".join(self._translator.fail(error.status, error.message))
+        return self.call.errors.event(error)
+
+    def _stopped(self, why: str) -> str:
+        return f"target '{self.attempt.target}' stopped in mid-answer: {why}"
 
 
 class _ErrorEvent(Exception):
@@ -58,48 +163,3 @@ class _ErrorEvent(Exception):
     def __init__(self, event: bytes, piece: Piece) -> None:
         super().__init__(str((piece.value or {}).get("error")))
         self.event = event
-
-
-async def _relay_events(
-    opened: Opened, client: Client, tally: Tally, wants_usage: bool, idle_s: float, total: float
-) -> bytes:
-    """Relays up to the terminal event, which is returned unsent. Raises `UpstreamTimeout`, `UpstreamFailed`."""
-    target = tally.attempt.target
-    async for event, piece in _pieces(opened, target, idle_s, total):
-        tally.note(piece)
-        if piece.is_done:
-            return event
-        if piece.is_error:
-            raise _ErrorEvent(event, piece)
-        kept = event if wants_usage else without_asked_usage(event, piece)
-        if kept is not None:
-            await client.write(kept)
-    if tally.exchange.finish_reason is None:
-        raise UpstreamFailed(_stopped(target, "it ended without a finish_reason"), code="cut_off")
-    return b""  # some servers send no [DONE]; nothing is missing
-
-
-async def _pieces(
-    opened: Opened, target: str, idle_s: float, total: float
-) -> AsyncIterator[tuple[bytes, Piece]]:
-    """The held-back events, then live ones as they come."""
-    for held in opened.held:
-        yield held
-    while True:
-        idle = time.monotonic() + idle_s
-        try:
-            async with asyncio.timeout_at(min(idle, total)):
-                event = await anext(opened.events)
-        except StopAsyncIteration:
-            return
-        except TimeoutError:
-            missed = "idle" if idle <= total else "total"
-            message = _stopped(target, f"nothing came within the policy's {missed}_s")
-            raise UpstreamTimeout(message, code=f"timeout_{missed}") from None
-        except (CutOff, EventTooLarge) as error:
-            raise UpstreamFailed(_stopped(target, str(error)), code="cut_off") from error
-        yield event, read_event(event)
-
-
-def _stopped(target: str, why: str) -> str:
-    return f"target '{target}' stopped in mid-answer: {why}"

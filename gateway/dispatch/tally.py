@@ -1,7 +1,8 @@
 """`Tally`: the one owner of an `Exchange` while it runs; every figure of the ledger is written here.
 
-In: what happens to a call (attempt begun, stream piece seen, attempt ended, call closed), on the monotonic clock.
-Out: the exchange's record in the spool, outcomes to the fleet, response headers. Decides nothing.
+In: what happens to a call (attempts begun, stream pieces seen, attempts ended, call closed), on the monotonic clock.
+Several attempts may be open at once. Out: the exchange's record in the spool, outcomes to the fleet, response headers.
+Decides nothing.
 """
 
 from __future__ import annotations
@@ -9,10 +10,11 @@ from __future__ import annotations
 import time
 from typing import Any, Literal
 
+from gateway.callers.quotas import Grant
 from gateway.dispatch.attempt import Failure
 from gateway.dispatch.booking import Book
-from gateway.ledger.records import Attempt, Exchange
-from gateway.wire.chat import Piece, usage_of
+from gateway.ledger.records import Attempt, Exchange, Usage
+from gateway.wire.chat import Piece
 from router.decision import Decision
 from router.fleet import Fleet
 from router.outcome import Outcome, Result
@@ -24,100 +26,105 @@ _DEADLINES: dict[str, Literal["first_token", "idle", "total"]] = {
     "timeout_total": "total",
 }
 MAX_MESSAGE_CHARS = 500
+# Ended by us or in mid-answer: what was computed until then is charged, though nobody says how much it was.
+_BROKEN_OFF = frozenset({"client_gone", "hedge_lost", "cut_off", *_DEADLINES})
 
 
 class Tally:
     """One call's bookkeeping. `close` is idempotent: the first one counts."""
 
     def __init__(
-        self, query: Query, caller: str, policy_hash: str, arrived: float, book: Book, fleet: Fleet
+        self, query: Query, grant: Grant, policy_hash: str, arrived: float, book: Book, fleet: Fleet
     ) -> None:
         """`arrived` is the call's first moment on the monotonic clock."""
         started_at = time.time() - (time.monotonic() - arrived)
-        self.exchange = Exchange(caller, query.endpoint, query.stream, started_at)
+        self.exchange = Exchange(query.caller, query.endpoint, query.stream, started_at)
         self.exchange.model_asked, self.exchange.task_id = query.model, query.task_id
         self.exchange.workflow, self.exchange.policy_hash = query.workflow, policy_hash
-        self._arrived, self._book, self._fleet = arrived, book, fleet
+        self._grant, self._arrived, self._book, self._fleet = grant, arrived, book, fleet
         self._has_output_limit = query.max_output_tokens is not None
-        self._attempt_started = arrived
-        self._attempt_is_open = False
+        self._input_tokens = query.input_tokens
+        self._open: list[Attempt] = []
         self._is_closed = False
-
-    @property
-    def attempt(self) -> Attempt:
-        return self.exchange.attempts[-1]
 
     def decided(self, decision: Decision) -> None:
         self.exchange.shape, self.exchange.shape_source = decision.shape, decision.shape_source
-        self.exchange.decision = decision.as_json()
+        self.exchange.decision = decision
 
-    def begin(self, target: str, model: str) -> float:
-        """Opens an attempt; gives its start on the monotonic clock."""
-        self._attempt_started = time.monotonic()
+    def begin(self, target: str, model: str) -> Attempt:
+        """Opens an attempt."""
+        now = time.monotonic()
         if not self.exchange.attempts:
-            self.exchange.overhead_s = self._attempt_started - self._arrived
-        self.exchange.attempts.append(Attempt(target, model, time.time()))
+            self.exchange.overhead_s = now - self._arrived
+        attempt = Attempt(target, model, time.time(), now)
+        self.exchange.attempts.append(attempt)
+        self._open.append(attempt)
         self._fleet.start(target)
-        self._attempt_is_open = True
-        return self._attempt_started
+        return attempt
 
-    def note(self, piece: Piece) -> None:
-        """Takes in one stream event."""
-        if piece.has_token and self.attempt.ttft_s is None:
-            now = time.monotonic()
-            self.attempt.ttft_s, self.exchange.ttft_s = now - self._attempt_started, now - self._arrived
+    def answers(self, attempt: Attempt, http_status: int, upstream_request_id: str | None) -> None:
+        """From now on this attempt is the one that the client hears of."""
+        self.exchange.answered = attempt
+        attempt.http_status, attempt.upstream_request_id = http_status, upstream_request_id
+
+    def note(self, attempt: Attempt, piece: Piece) -> None:
+        """Takes in one event of the stream that answers."""
+        if piece.has_token:
+            attempt.seen_tokens += 1
+            if attempt.ttft_s is None:
+                now = time.monotonic()
+                attempt.ttft_s, self.exchange.ttft_s = now - attempt.begun, now - self._arrived
         if piece.finish_reason:
             self.exchange.finish_reason = piece.finish_reason
-        value = piece.value
-        if value is not None and (
-            piece.usage or "sparkgate" in value or self.exchange.response_model is None
-        ):
-            self.learn(value)
+        if piece.value is not None:
+            self.learn(attempt, piece.value, piece.usage)
 
-    def learn(self, value: dict[str, Any]) -> None:
+    def learn(self, attempt: Attempt, value: dict[str, Any], usage: Usage | None) -> None:
         """Usage, model name and the engine's own figures, from a body or a chunk."""
-        self.attempt.usage = usage_of(value) or self.attempt.usage
+        if usage is not None:
+            attempt.usage = usage if attempt.usage is None else attempt.usage.merged(usage)
         if isinstance(value.get("sparkgate"), dict):
-            self.attempt.engine = value["sparkgate"]
-        if isinstance(value.get("model"), str):
+            attempt.engine = value["sparkgate"]
+        if self.exchange.response_model is None and isinstance(value.get("model"), str):
             self.exchange.response_model = value["model"]
 
-    def learn_engine_ttft(self) -> None:
+    def learn_engine_ttft(self, attempt: Attempt) -> None:
         """A non-streamed call's time to first token, where the engine tells it: queue_s + prefill_s."""
-        said = self.attempt.engine or {}
+        said = attempt.engine or {}
         queue_s, prefill_s = said.get("queue_s"), said.get("prefill_s")
         if isinstance(queue_s, int | float) and isinstance(prefill_s, int | float):
-            self.attempt.ttft_s = self.exchange.ttft_s = float(queue_s + prefill_s)
+            attempt.ttft_s = self.exchange.ttft_s = float(queue_s + prefill_s)
 
-    def fail(self, failure: Failure) -> Outcome:
+    def fail(self, attempt: Attempt, failure: Failure) -> Outcome:
         """Ends an attempt of which nothing reached the client."""
-        self.attempt.upstream_request_id = failure.upstream_request_id
-        self.attempt.http_status = failure.http_status
-        return self.end(
-            failure.result, failure.code or failure.result, failure.message, failure.retry_after_s
-        )
+        attempt.upstream_request_id, attempt.http_status = failure.upstream_request_id, failure.http_status
+        code = failure.code or failure.result
+        return self.end(attempt, failure.result, code, failure.message, failure.retry_after_s)
 
     def end(
         self,
+        attempt: Attempt,
         result: Result,
         error_code: str | None = None,
         message: str | None = None,
         retry_after_s: float | None = None,
     ) -> Outcome:
-        """Ends the open attempt: booked, and told to the fleet."""
-        attempt = self.attempt
+        """Ends an open attempt: booked, and told to the fleet."""
         attempt.result, attempt.error_code = result, error_code
         attempt.error_message = message[:MAX_MESSAGE_CHARS] if message else None
-        attempt.total_s = time.monotonic() - self._attempt_started
+        now = time.monotonic()
+        attempt.total_s = now - attempt.begun
+        if attempt.usage is None and result in _BROKEN_OFF:  # about a token an event
+            attempt.usage, attempt.is_estimated = Usage(self._input_tokens, attempt.seen_tokens), True
         self.exchange.timed_out = _DEADLINES.get(result, self.exchange.timed_out)
         self._book.charge(attempt)
-        self._attempt_is_open = False
-        outcome = self._outcome(retry_after_s)
-        self._fleet.observe(outcome, time.monotonic())
+        self._open.remove(attempt)
+        outcome = self._outcome(attempt, retry_after_s)
+        self._fleet.observe(outcome, now)
         return outcome
 
-    def _outcome(self, retry_after_s: float | None) -> Outcome:
-        attempt, is_stream = self.attempt, self.exchange.stream
+    def _outcome(self, attempt: Attempt, retry_after_s: float | None) -> Outcome:
+        is_stream = self.exchange.stream
         output = attempt.usage.output_tokens if attempt.usage else None
         tpot_s = None
         if is_stream and attempt.ttft_s is not None and output is not None and output > 1:
@@ -144,16 +151,25 @@ class Tally:
         self.exchange.status, self.exchange.error_code = status, error_code
         self.exchange.total_s = time.monotonic() - self._arrived
         self._book.close(self.exchange)
+        spent_nusd = sum(attempt.cost_nusd or 0 for attempt in self.exchange.attempts)
+        self._grant.settle(self._tokens(), spent_nusd, self.exchange.id)
+
+    def _tokens(self) -> int | None:
+        """Tokens to count against the caller's limits; None = an upstream worked and nobody knows how much."""
+        usages = [attempt.usage for attempt in self.exchange.attempts if attempt.cost_nusd != 0]
+        if None in usages:
+            return None
+        return sum(usage.input_tokens + usage.output_tokens for usage in usages if usage is not None)
 
     def leave(self, status: int, error_code: str) -> None:
         """The client is gone, or we failed ourselves: whatever ran is booked, and the record says so."""
-        if self._attempt_is_open:
-            self.end("client_gone", error_code)
+        for attempt in tuple(self._open):
+            self.end(attempt, "client_gone", error_code)
         self.close(status, error_code)
 
     def headers(self) -> dict[str, str]:
-        """Response headers that say what was decided."""
-        exchange = self.exchange
+        """Response headers that say what was decided, and what of the caller's limits is left."""
+        exchange, last = self.exchange, self.exchange.last
         headers = {
             "X-Request-Id": exchange.request_id,
             "X-Sparkgate-Policy": exchange.policy_hash or "",
@@ -161,8 +177,11 @@ class Tally:
         }
         if exchange.shape:
             headers["X-Sparkgate-Shape"] = exchange.shape
-        if exchange.attempts:
-            headers["X-Sparkgate-Target"] = self.attempt.target
+        if last:
+            headers["X-Sparkgate-Target"] = last.target
+        if exchange.cache:
+            headers["X-Sparkgate-Cache"] = exchange.cache
         if exchange.overhead_s is not None:
             headers["X-Sparkgate-Overhead-Ms"] = f"{exchange.overhead_s * 1e3:.2f}"
+        headers.update(self._grant.headers())
         return headers

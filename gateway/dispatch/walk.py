@@ -8,16 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import orjson
-
 from gateway.dispatch.attempt import Failure
-from gateway.wire.errors import GatewayError, UpstreamFailed, UpstreamTimeout
+from gateway.wire.errors import GatewayError, TargetBusy, UpstreamFailed, UpstreamRefused, UpstreamTimeout
 from router.decision import Decision
 
 FIRST_PAUSE_S = 0.25
 LONGEST_PAUSE_S = 4.0
 # The upstream's opinion of our account, not of the caller's key: its status would mislead the caller.
 OUR_ACCOUNT = frozenset({401, 402, 403, 404})
+# About the call, but not so that every target would refuse it: longer contexts and other filters exist.
+ELSEWHERE = frozenset(
+    {"context_length_exceeded", "content_filter", "content_policy_violation", "model_context_window_exceeded"}
+)
+BUSY_RETRY_S = 1.0
 
 
 def order(decision: Decision) -> Iterator[tuple[str, int]]:
@@ -27,26 +30,39 @@ def order(decision: Decision) -> Iterator[tuple[str, int]]:
         yield names[ordinal % len(names)], ordinal // len(names)
 
 
-def pause_s(repeat: int, retry_after_s: float | None, draw: float) -> float:
-    """Wait before a repeat: what the upstream asked for, else 0.25 s doubling, ±20 % by the draw in [0, 1)."""
+def pause_s(repeat: int, retry_after_s: float | None, draw: float) -> float | None:
+    """Wait before a repeat: what the upstream asked for, else 0.25 s doubling, ±20 % by the draw in [0, 1).
+
+    None: it asked for more patience than a call has.
+    """
     if repeat == 0:
         return 0.0
     if retry_after_s is not None:
-        return min(retry_after_s, LONGEST_PAUSE_S)
+        return retry_after_s if retry_after_s <= LONGEST_PAUSE_S else None
     return min(FIRST_PAUSE_S * 2.0 ** (repeat - 1), LONGEST_PAUSE_S) * (0.8 + 0.4 * draw)
 
 
-def verdict(target: str, failure: Failure) -> tuple[int, bytes, str]:
-    """(status, body, error code) for the client, from the first target's failure."""
-    status = failure.http_status
-    if failure.result == "http_error" and failure.body and status and status not in OUR_ACCOUNT:
-        return status, failure.body, failure.code or failure.result
-    error = _own_error(target, failure)
-    return error.status, orjson.dumps(error.value()), error.code
+def own_words(failure: Failure) -> bytes | None:
+    """The upstream's error body, where it is fit for the caller as it is."""
+    is_about_the_call = failure.result == "http_error" and failure.http_status not in OUR_ACCOUNT
+    return failure.body if is_about_the_call and failure.http_status else None
 
 
-def _own_error(target: str, failure: Failure) -> GatewayError:
+def verdict(target: str, failure: Failure) -> GatewayError:
+    """What the client is told, from the first target's failure."""
     if failure.result.startswith("timeout"):
         return UpstreamTimeout(f"target '{target}': {failure.message}", code=failure.result)
+    if failure.result == "busy":
+        message = f"target '{target}' is busy: {failure.message}"
+        return TargetBusy(message, retry_after_s=BUSY_RETRY_S)
+    if own_words(failure) is not None and failure.http_status:
+        type_ = "invalid_request_error" if failure.http_status < 500 else "server_error"
+        return UpstreamRefused(
+            failure.http_status, failure.message, type_, failure.code or failure.result, failure.retry_after_s
+        )
     said = f"HTTP {failure.http_status}: {failure.message}" if failure.http_status else failure.message
-    return UpstreamFailed(f"target '{target}' failed ({failure.result}): {said}", code=failure.result)
+    return UpstreamFailed(
+        f"target '{target}' failed ({failure.result}): {said}",
+        code=failure.result,
+        retry_after_s=failure.retry_after_s,
+    )

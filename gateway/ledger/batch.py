@@ -1,8 +1,8 @@
 """One batch of spooled records into Postgres: idempotent, in the caller's transaction.
 
-In: a connection and records (see `ledger.records`). Rows whose key is there already are left alone, and
-histograms count only exchanges that were really inserted, so a batch delivered twice changes nothing. Knows
-no files.
+In: a connection and records (see `ledger.records`). Rows whose key is there already are left alone;
+histograms and callers' usage count only exchanges that were really inserted, so a batch delivered twice changes
+nothing. Knows no files.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -19,7 +20,7 @@ from sqlalchemy import Connection, Table, insert, text
 
 from gateway.ledger import tables
 from gateway.ledger.partitions import day_of, ensure_partitions
-from gateway.ledger.records import uuid7
+from gateway.ledger.records import usd, uuid7
 from router.histogram import bucket
 
 Row = dict[str, Any]
@@ -43,6 +44,7 @@ def problem(record: Row) -> str | None:
                 for part in (row, *attempts):
                     day_of(UUID(part["id"]))
                 _check_exchange(row)
+                _used(attempts)
             case {"kind": "outcome", "outcome": dict(row)}:
                 UUID(row["id"])
                 _moment(row["reported_at"])
@@ -51,7 +53,7 @@ def problem(record: Row) -> str | None:
                 pass
             case _:
                 return f"unknown kind of record: {record.get('kind')!r}"
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError) as error:
         return f"malformed record: {type(error).__name__}: {error}"
     return None
 
@@ -71,17 +73,19 @@ def _check_text(row: Row, *keys: str) -> None:
 
 def write(connection: Connection, records: Sequence[Row]) -> Written:
     """Write records that have no `problem`. Raises what the database raises; the caller commits."""
-    exchanges = [record["exchange"] for record in records if record["kind"] == "exchange"]
-    attempts = [row for record in records if record["kind"] == "exchange" for row in record["attempts"]]
+    by_id = {UUID(record["exchange"]["id"]): record for record in records if record["kind"] == "exchange"}
+    exchanges = [record["exchange"] for record in by_id.values()]
+    attempts = [row for record in by_id.values() for row in record["attempts"]]
     outcomes = [record["outcome"] for record in records if record["kind"] == "outcome"]
     prices = [record["price"] for record in records if record["kind"] == "price"]
     ensure_partitions(connection, _days(exchanges, attempts))
-    inserted = set(_insert(connection, tables.exchanges, exchanges))
+    inserted = [by_id[key] for key in _insert(connection, tables.exchanges, exchanges)]
     inserted_attempts = _insert(connection, tables.attempts, attempts)
     _insert_tasks(connection, exchanges, outcomes)
     inserted_outcomes = _insert(connection, tables.outcomes, outcomes)
     _insert(connection, tables.prices, prices)
-    _insert_histograms(connection, (row for row in exchanges if UUID(row["id"]) in inserted))
+    _insert_histograms(connection, (record["exchange"] for record in inserted))
+    _add_usage(connection, inserted)
     return Written(len(inserted), len(inserted_attempts), len(inserted_outcomes))
 
 
@@ -152,6 +156,38 @@ def _insert_histograms(connection: Connection, exchanges: Iterable[Row]) -> None
     ]
     if rows:
         connection.execute(insert(tables.latency_histograms), rows)
+
+
+def _add_usage(connection: Connection, records: Iterable[Row]) -> None:
+    """Adds what these exchanges used to their callers' days."""
+    sums: defaultdict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+    for record in records:
+        exchange = record["exchange"]
+        day = _moment(exchange["started_at"]).date().isoformat()
+        sums[day, exchange["caller"]].update(_used(record["attempts"]))
+    rows = [
+        {"day": day, "caller": caller, "cost_usd": usd(used["cost_nusd"])} | used
+        for (day, caller), used in sorted(sums.items())  # one order for all writers: no deadlocks
+    ]
+    columns = ("calls", "tokens", "cost_usd", "attempts_of_unknown_cost")
+    statement = text(
+        "INSERT INTO quota_usage SELECT * FROM jsonb_populate_recordset(NULL::quota_usage, CAST(:rows AS jsonb)) "
+        "ON CONFLICT (day, caller) DO UPDATE SET "
+        + ", ".join(f"{name} = quota_usage.{name} + excluded.{name}" for name in columns)
+    )
+    if rows:
+        connection.execute(statement, {"rows": _json(rows)})
+
+
+def _used(attempts: list[Row]) -> dict[str, int]:
+    """What one exchange used, over all its attempts."""
+    costs = [row.get("cost_usd") for row in attempts]
+    return {
+        "calls": 1,
+        "tokens": sum((row.get("input_tokens") or 0) + (row.get("output_tokens") or 0) for row in attempts),
+        "cost_nusd": sum(int(Decimal(cost).scaleb(9)) for cost in costs if cost is not None),
+        "attempts_of_unknown_cost": costs.count(None),
+    }
 
 
 def _latencies(row: Row) -> Iterator[tuple[str, float]]:

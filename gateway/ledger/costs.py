@@ -14,7 +14,7 @@ from typing import Any
 
 import orjson
 
-from gateway.config.deployment import AnyTarget, EngineSettings, EngineTarget, LitellmTarget, OpenAITarget
+from gateway.config.deployment import AnyTarget, EngineSettings, EngineTarget, LitellmTarget, Provider
 from gateway.ledger.price_map import PriceMap, litellm_prices
 from gateway.ledger.records import Usage
 
@@ -106,10 +106,10 @@ def engine_cost_nusd(usd_per_hour: Decimal, prefill_s: float, decode_s: float, m
     return round(usd_per_hour * busy_s * _NUSD_PER_USD / 3600)
 
 
-def _token_price(target: OpenAITarget | LitellmTarget, listed: PriceMap | None) -> Price | None:
+def _token_price(target: Provider, listed: PriceMap | None) -> Price | None:
     configured = {name: getattr(target.prices, name) for name in _TOKEN_PRICES}
     given = {name: _decimal(value) for name, value in configured.items() if value is not None}
-    base_url = target.base_url if isinstance(target, OpenAITarget) else None
+    base_url = None if isinstance(target, LitellmTarget) else getattr(target, "base_url", None)
     listed = litellm_prices() if listed is None else listed
     found = listed.find(target.model, base_url)
     missing = {name: getattr(found, name, None) for name in _TOKEN_PRICES if name not in given}

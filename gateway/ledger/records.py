@@ -6,22 +6,24 @@ keys are the columns of `tables.exchanges` and `tables.attempts`. Knows nothing 
 
 from __future__ import annotations
 
-import os
 import time
 import uuid
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from random import Random
 from typing import Any, Literal
 
 from router.outcome import Result
+
+_noise = Random().getrandbits  # seeded by the system; ids must be unique, they are no secrets
+_48, _62 = (1 << 48) - 1, (1 << 62) - 1
 
 
 def uuid7(unix_s: float | None = None) -> uuid.UUID:
     """A UUIDv7 (RFC 9562 §5.7): 48 bits of Unix milliseconds, then 74 random bits."""
     ms = int((time.time() if unix_s is None else unix_s) * 1000)
-    noise = int.from_bytes(os.urandom(10), "big")
-    value = (ms & ((1 << 48) - 1)) << 80 | 0x7 << 76 | (noise >> 68 & 0xFFF) << 64 | 0b10 << 62
-    return uuid.UUID(int=value | noise & ((1 << 62) - 1))
+    noise = _noise(74)
+    return uuid.UUID(int=(ms & _48) << 80 | 0x7 << 76 | noise >> 62 << 64 | 0b10 << 62 | noise & _62)
 
 
 def utc_iso(unix_s: float) -> str:
@@ -38,14 +40,26 @@ class Usage:
     cache_write_tokens: int = 0
     reasoning_tokens: int = 0
 
+    def merged(self, later: Usage) -> Usage:
+        """What a stream told piece by piece: counts only grow."""
+        return Usage(
+            max(self.input_tokens, later.input_tokens),
+            max(self.output_tokens, later.output_tokens),
+            max(self.cached_tokens, later.cached_tokens),
+            max(self.cache_write_tokens, later.cache_write_tokens),
+            max(self.reasoning_tokens, later.reasoning_tokens),
+        )
 
-@dataclass(slots=True)
+
+@dataclass(slots=True, eq=False)
 class Attempt:
     """One upstream try. Times are float seconds from the try's own start."""
 
     target: str
     model: str
     started_at: float  # Unix seconds
+    begun: float = 0.0  # the same moment on the monotonic clock; not a column
+    seen_tokens: int = 0  # stream events that carried some of the answer; not a column
     id: uuid.UUID = field(default_factory=uuid7)
     result: Result = "ok"
     http_status: int | None = None
@@ -54,6 +68,7 @@ class Attempt:
     ttft_s: float | None = None
     total_s: float = 0.0
     usage: Usage | None = None
+    is_estimated: bool = False  # the usage is our count, since the stream broke off before it was told
     cost_nusd: int | None = None
     price_id: str | None = None
     upstream_request_id: str | None = None
@@ -75,7 +90,7 @@ class Exchange:
     shape: str | None = None
     shape_source: str | None = None
     policy_hash: str | None = None
-    decision: dict[str, Any] | None = None
+    decision: Any = None  # the router's `Decision`
     status: int = 499
     ttft_s: float | None = None
     total_s: float = 0.0
@@ -84,80 +99,105 @@ class Exchange:
     timed_out: Literal["first_token", "idle", "total"] | None = None
     finish_reason: str | None = None
     response_model: str | None = None
+    cache: Literal["hit", "joined"] | None = None  # answered without an attempt of its own
+    saved_nusd: int | None = None  # what the cached answer had cost
     attempts: list[Attempt] = field(default_factory=list)
+    answered: Attempt | None = None  # the one whose answer the client got
 
     @property
     def request_id(self) -> str:
         return f"req_{self.id.hex}"
 
+    @property
+    def last(self) -> Attempt | None:
+        """The attempt that answered, else the last one made."""
+        return self.answered or (self.attempts[-1] if self.attempts else None)
+
     def record(self) -> dict[str, Any]:
-        """The spool line: {"kind": "exchange", "exchange": {…columns}, "attempts": [{…columns}]}."""
-        last = self.attempts[-1] if self.attempts else None
+        """The spool line: {"kind": "exchange", "exchange": {…columns}, "attempts": [{…columns}]}; ids are UUIDs and
+        the decision what the router made of it, for the encoder to write."""
+        last = self.last
         usage = last.usage if last else None
-        row = {name: getattr(self, name) for name in _EXCHANGE_PLAIN}
-        row |= _usage_columns(usage) | {
-            "id": str(self.id),
+        row = {
+            "id": self.id,
             "started_at": utc_iso(self.started_at),
+            "caller": self.caller,
+            "endpoint": self.endpoint,
+            "model_asked": self.model_asked,
+            "task_id": self.task_id,
+            "workflow": self.workflow,
+            "shape": self.shape,
+            "shape_source": self.shape_source,
+            "policy_hash": self.policy_hash,
+            "decision": self.decision,
             "target": last.target if last else None,
             "model": last.model if last else None,
+            "status": self.status,
+            "stream": self.stream,
             "attempts": len(self.attempts),
+            "ttft_s": self.ttft_s,
+            "total_s": self.total_s,
             "tokens_per_s": tokens_per_s(usage, self.ttft_s, self.total_s),
-            "cost_usd": usd(self._cost_nusd()),
+            "overhead_s": self.overhead_s,
+            "cost_usd": usd(self.cost_nusd()),
+            "error_code": self.error_code,
+            "timed_out": self.timed_out,
+            "finish_reason": self.finish_reason,
+            "response_model": self.response_model,
+            "cache": self.cache,
+            "saved_usd": usd(self.saved_nusd),
         }
-        return {
-            "kind": "exchange",
-            "exchange": row,
-            "attempts": [_attempt_row(a, self.id, i) for i, a in enumerate(self.attempts)],
-        }
+        row.update(_usage_columns(usage))
+        attempts = [_attempt_row(attempt, self.id, i) for i, attempt in enumerate(self.attempts)]
+        return {"kind": "exchange", "exchange": row, "attempts": attempts}
 
-    def _cost_nusd(self) -> int | None:
+    def cost_nusd(self) -> int | None:
         """Sum over attempts; unknown as soon as one of them is."""
-        costs = [attempt.cost_nusd for attempt in self.attempts]
-        return sum(cost for cost in costs if cost is not None) if None not in costs else None
-
-
-_EXCHANGE_PLAIN = (
-    "caller",
-    "endpoint",
-    "model_asked",
-    "task_id",
-    "workflow",
-    "shape",
-    "shape_source",
-    "policy_hash",
-    "decision",
-    "status",
-    "stream",
-    "ttft_s",
-    "total_s",
-    "overhead_s",
-    "error_code",
-    "timed_out",
-    "finish_reason",
-    "response_model",
-)
+        total = 0
+        for attempt in self.attempts:
+            if attempt.cost_nusd is None:
+                return None
+            total += attempt.cost_nusd
+        return total
 
 
 def _attempt_row(attempt: Attempt, exchange_id: uuid.UUID, ordinal: int) -> dict[str, Any]:
-    row = asdict(attempt)
-    del row["usage"], row["cost_nusd"]
-    return (
-        row
-        | _usage_columns(attempt.usage)
-        | {
-            "id": str(attempt.id),
-            "exchange_id": str(exchange_id),
-            "ordinal": ordinal,
-            "started_at": utc_iso(attempt.started_at),
-            "cost_usd": usd(attempt.cost_nusd),
-        }
-    )
+    row = {
+        "id": attempt.id,
+        "exchange_id": exchange_id,
+        "ordinal": ordinal,
+        "started_at": utc_iso(attempt.started_at),
+        "target": attempt.target,
+        "model": attempt.model,
+        "result": attempt.result,
+        "http_status": attempt.http_status,
+        "error_code": attempt.error_code,
+        "error_message": attempt.error_message,
+        "ttft_s": attempt.ttft_s,
+        "total_s": attempt.total_s,
+        "is_estimated": attempt.is_estimated,
+        "cost_usd": usd(attempt.cost_nusd),
+        "price_id": attempt.price_id,
+        "upstream_request_id": attempt.upstream_request_id,
+        "engine": attempt.engine,
+    }
+    row.update(_usage_columns(attempt.usage))
+    return row
+
+
+_NO_USAGE: dict[str, int | None] = dict.fromkeys(Usage.__dataclass_fields__)
 
 
 def _usage_columns(usage: Usage | None) -> dict[str, int | None]:
     if usage is None:
-        return dict.fromkeys(Usage.__dataclass_fields__)
-    return asdict(usage)
+        return _NO_USAGE
+    return {
+        "input_tokens": usage.input_tokens,
+        "cached_tokens": usage.cached_tokens,
+        "cache_write_tokens": usage.cache_write_tokens,
+        "output_tokens": usage.output_tokens,
+        "reasoning_tokens": usage.reasoning_tokens,
+    }
 
 
 def usd(nusd: int | None) -> str | None:

@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -110,6 +111,8 @@ def _storable(value: Any) -> Any:
         return {_storable(str(key)): _storable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_storable(item) for item in value]
+    if is_dataclass(value) and not isinstance(value, type):
+        return {each.name: _storable(getattr(value, each.name)) for each in fields(value)}
     if isinstance(value, int) and not -(2**63) <= value < 2**64:
         return None
     return value if isinstance(value, int | float | bool | None) else str(value)

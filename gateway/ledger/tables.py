@@ -1,9 +1,10 @@
 """The tables of the ledger, as SQLAlchemy Core metadata: the one definition that migrations, writers and
 readers share.
 
-Owns names, types, keys and indexes. Knows nothing of connections. Rows are INSERT-only: an exchange is
-written once, closed. `exchanges` and `attempts` are range-partitioned on their UUIDv7 key, which carries the
-millisecond it was made in, so the key alone names the day and is unique by itself (see `ledger.partitions`).
+Owns names, types, keys and indexes. Knows nothing of connections. Rows are INSERT-only, `quota_usage`
+apart: an exchange is written once, closed. `exchanges` and `attempts` are range-partitioned on their UUIDv7 key,
+which carries the millisecond it was made in, so the key alone names the day and is unique by itself (see
+`ledger.partitions`).
 Units are in the name: `_s` float seconds, `_usd` numeric dollars, `_tokens` counts.
 """
 
@@ -15,6 +16,7 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
+    Date,
     DateTime,
     Float,
     Index,
@@ -75,6 +77,8 @@ exchanges = Table(
     Column("timed_out", Text),  # first_token | idle | total, NULL when no deadline of the policy was missed
     Column("finish_reason", Text),
     Column("response_model", Text),
+    Column("cache", Text),  # hit | joined: answered without an attempt of its own
+    Column("saved_usd", _USD),  # what that answer had cost when it was made
     Index(None, "started_at"),
     Index(None, "caller", "task_id", postgresql_where=text("task_id IS NOT NULL")),
     postgresql_partition_by="RANGE (id)",
@@ -90,7 +94,7 @@ attempts = Table(
     Column("target", Text, nullable=False),
     Column("model", Text, nullable=False),
     # ok | timeout_first_token | timeout_idle | timeout_total | connect_error | http_error | bad_response
-    # | cut_off | client_gone
+    # | cut_off | client_gone | busy | hedge_lost
     Column("result", Text, nullable=False),
     Column("http_status", SmallInteger),
     Column("error_code", Text),
@@ -102,6 +106,9 @@ attempts = Table(
     Column("cache_write_tokens", Integer),
     Column("output_tokens", Integer),
     Column("reasoning_tokens", Integer),
+    Column(
+        "is_estimated", Boolean
+    ),  # the counts are ours, since it broke off; NULL in old records: they are not
     Column("cost_usd", _USD),
     Column("price_id", Text),  # the price row used; NULL when the cost is unknown
     Column("upstream_request_id", Text),
@@ -187,17 +194,27 @@ api_keys = Table(
     Column("scope", Text, nullable=False, server_default="call"),
     Column("created_at", _TIME, nullable=False, server_default=text("now()")),
     Column("revoked_at", _TIME),
+    Column("expires_at", _TIME),
+    # Limits; NULL = none
+    Column("allowed_models", ARRAY(Text), nullable=False, server_default="{}"),  # shell patterns; {} = all
+    Column("rpm", BigInteger),  # calls a minute
+    Column("tpm", BigInteger),  # tokens a minute
+    Column("parallel", BigInteger),  # calls at once
+    Column("daily_usd", _USD),
+    Column("monthly_usd", _USD),
+    Column("tags", ARRAY(Text), nullable=False, server_default="{}"),
     CheckConstraint("scope IN ('call', 'read', 'admin')", name="scope"),
 )
 
-quota_usage = Table(
+quota_usage = Table(  # what callers used, over all attempts of their calls: sums that the drain adds to
     "quota_usage",
     metadata,
+    Column("day", Date, primary_key=True),  # UTC, of the calls' start
     Column("caller", Text, primary_key=True),
-    Column("period", Text, primary_key=True),  # day:2026-11-22 | month:2026-11
-    Column("calls", BigInteger, nullable=False, server_default="0"),
-    Column("tokens", BigInteger, nullable=False, server_default="0"),
-    Column("cost_usd", _USD, nullable=False, server_default="0"),
+    Column("calls", BigInteger, nullable=False),
+    Column("tokens", BigInteger, nullable=False),  # input and output
+    Column("cost_usd", _USD, nullable=False),  # of attempts whose cost is known
+    Column("attempts_of_unknown_cost", BigInteger, nullable=False),
 )
 
 engine_samples = Table(

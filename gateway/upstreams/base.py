@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 
 class UpstreamError(Exception):
@@ -16,7 +16,11 @@ class UpstreamError(Exception):
 
 
 class Unreachable(UpstreamError):
-    """No connection, or it closed before a reply began."""
+    """No connection, or it closed before a reply began. `was_sent`: the request may have reached the target."""
+
+    def __init__(self, message: str, was_sent: bool = False) -> None:
+        super().__init__(message)
+        self.was_sent = was_sent
 
 
 class CutOff(UpstreamError):
@@ -28,7 +32,7 @@ class UpstreamCall:
     """One attempt's request: path below the target's base, JSON body for this target, headers to pass on."""
 
     path: str  # e.g. /v1/chat/completions
-    body: dict[str, Any]
+    body: bytes
     stream: bool
     headers: Mapping[str, str]
 

@@ -15,6 +15,12 @@ import orjson
 
 from gateway.upstreams.base import CutOff, Reply, Unreachable, UpstreamCall
 
+_FUNCTIONS = {
+    "/v1/chat/completions": "acompletion",
+    "/v1/completions": "atext_completion",
+    "/v1/embeddings": "aembedding",
+}
+
 
 class LitellmReply:
     """A finished body, or a stream that litellm is still reading."""
@@ -49,15 +55,19 @@ class LitellmReply:
 class LitellmUpstream:
     """A target called as litellm's `model` (its provider prefix included)."""
 
-    def __init__(self, model: str, api_key: str | None, base_url: str | None) -> None:
+    def __init__(self, model: str, api_key: str | None, base_url: str | None, *, drops_params: bool) -> None:
+        """`drops_params`: parameters that the provider does not know are left out rather than refused."""
+        self._drops_params = drops_params
         given = {"model": model, "api_key": api_key, "api_base": base_url}
         self._arguments = {key: value for key, value in given.items() if value is not None}
 
     async def send(self, call: UpstreamCall) -> Reply:
         litellm = await asyncio.to_thread(_litellm)
-        body = {key: value for key, value in call.body.items() if key != "model"}
+        body = {key: value for key, value in orjson.loads(call.body).items() if key != "model"}
+        ask = getattr(litellm, _FUNCTIONS[call.path])
+        options = {"num_retries": 0, "max_retries": 0, "drop_params": self._drops_params}
         try:
-            answer = await litellm.acompletion(**body, **self._arguments, num_retries=0, max_retries=0)
+            answer = await ask(**body, **self._arguments, **options)
         except litellm.exceptions.APIConnectionError as error:
             raise Unreachable(str(error)) from error
         except Exception as error:  # one class per provider error, all with a status

@@ -57,6 +57,18 @@ def read_event(event: bytes) -> Piece:
     )
 
 
+def is_plain(data: bytes) -> bool:
+    """Whether whole events after the first token may pass unread: no end, error, usage or engine figures in them."""
+    return not (
+        b'"usage"' in data
+        or b'"finish_reason":"' in data
+        or b'"finish_reason": "' in data
+        or b'"error"' in data
+        or b"[DONE]" in data
+        or b'"sparkgate"' in data
+    )
+
+
 def _choices(value: dict[str, Any]) -> list[dict[str, Any]]:
     choices = value.get("choices")
     return [choice for choice in choices if isinstance(choice, dict)] if isinstance(choices, list) else []
@@ -77,8 +89,9 @@ def usage_of(value: dict[str, Any]) -> Usage | None:
     usage = value.get("usage")
     if not isinstance(usage, dict) or not isinstance(usage.get("prompt_tokens"), int):
         return None
-    into = usage.get("prompt_tokens_details") or {}
-    out_of = usage.get("completion_tokens_details") or {}
+    into, out_of = usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")
+    into = into if isinstance(into, dict) else {}
+    out_of = out_of if isinstance(out_of, dict) else {}
     return Usage(
         input_tokens=usage["prompt_tokens"],
         output_tokens=usage.get("completion_tokens") or 0,
@@ -90,6 +103,13 @@ def usage_of(value: dict[str, Any]) -> Usage | None:
 
 def finish_reason_of(body: dict[str, Any]) -> str | None:
     return next((c["finish_reason"] for c in _choices(body) if c.get("finish_reason")), None)
+
+
+def without_usage_nulls(data: bytes) -> bytes | None:
+    """Whole events, none of which carries more of usage than `"usage": null`, without that; None where it cannot be
+    cut blindly, because it does not occur once an event."""
+    edited, cuts = _USAGE_NULL.subn(b"", data)
+    return edited if cuts in (0, data.count(b"\n\n")) and cuts == data.count(b'"usage"') else None
 
 
 def without_asked_usage(event: bytes, piece: Piece) -> bytes | None:

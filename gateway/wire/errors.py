@@ -4,10 +4,16 @@ GatewayError
 ├── BadRequest          400  the call itself is wrong
 ├── Unauthorized        401  no key, or an unknown or revoked one
 ├── Forbidden           403  the key's scope does not allow it
+├── ModelNotAllowed     403  the key may not ask for this model
 ├── NotFound            404  unknown path, model, exchange or task
 ├── BodyTooLarge        413
+├── RateLimited         429  the key's calls a minute or at once are used up
+│   └── TokensLimited   429  its tokens a minute are
+├── BudgetSpent         429  the key's budget of the day or month is
 ├── NoTarget            503  nothing can serve this call now
 ├── LedgerFull          503  the spool has no room for another record
+├── TargetBusy          429  as many calls as a target may serve are under way, and more wait
+├── UpstreamRefused     …    an upstream's own refusal, with its status
 ├── UpstreamFailed      502  the targets tried failed (or the upstream's own status, passed on)
 └── UpstreamTimeout     504  a deadline of the policy passed
 
@@ -24,8 +30,8 @@ import orjson
 class GatewayError(Exception):
     """An error with its HTTP status, OpenAI `type` and `code`; `message` says what, where and what to do."""
 
-    status: ClassVar[int] = 500
-    type: ClassVar[str] = "server_error"
+    status: int = 500
+    type: str = "server_error"
     default_code: ClassVar[str] = "internal_error"
 
     def __init__(
@@ -41,6 +47,7 @@ class GatewayError(Exception):
         self.code = code or self.default_code
         self.param = param
         self.retry_after_s = retry_after_s
+        self.headers: dict[str, str] = {}  # what else the response says, e.g. the limits that were reached
 
     def value(self) -> dict[str, Any]:
         return error_value(self.message, self.type, self.code, self.param)
@@ -68,12 +75,32 @@ class Forbidden(GatewayError):
     status, type, default_code = 403, "permission_error", "insufficient_scope"
 
 
+class ModelNotAllowed(GatewayError):
+    status, type, default_code = (
+        403,
+        "invalid_request_error",
+        "model_not_found",
+    )  # as OpenAI has it for projects
+
+
 class NotFound(GatewayError):
     status, type, default_code = 404, "invalid_request_error", "not_found"
 
 
 class BodyTooLarge(GatewayError):
     status, type, default_code = 413, "invalid_request_error", "body_too_large"
+
+
+class RateLimited(GatewayError):
+    status, type, default_code = 429, "requests", "rate_limit_exceeded"
+
+
+class TokensLimited(RateLimited):
+    type = "tokens"
+
+
+class BudgetSpent(GatewayError):
+    status, type, default_code = 429, "insufficient_quota", "insufficient_quota"
 
 
 class NoTarget(GatewayError):
@@ -86,6 +113,20 @@ class LedgerFull(GatewayError):
 
 class UpstreamFailed(GatewayError):
     status, type, default_code = 502, "server_error", "upstream_failed"
+
+
+class UpstreamRefused(GatewayError):
+    """An upstream's own refusal, said again in the caller's format: with the status and words it used."""
+
+    def __init__(
+        self, status: int, message: str, type_: str, code: str, retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(message, code=code, retry_after_s=retry_after_s)
+        self.status, self.type = status, type_
+
+
+class TargetBusy(GatewayError):
+    status, type, default_code = 429, "rate_limit_error", "target_busy"
 
 
 class UpstreamTimeout(GatewayError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,12 +16,13 @@ import orjson
 import pytest
 import uvicorn
 
-from gateway.app import GatewayApp
+from gateway.app import SURFACES, GatewayApp
 from gateway.assemble import Files, assembled
 from gateway.callers.store import create_key
 from gateway.config.deployment import Deployment
 from gateway.ledger.database import create_async_engine
 from gateway.ledger.segments import decode_line, lines_of
+from gateway.protocol import data_plane
 from tests.fakes import FakeUpstream, fake_upstream
 
 KEY = "sg-test-key-of-the-suite"
@@ -79,20 +80,26 @@ async def eventually(is_so: Callable[[], bool], within_s: float = 5.0) -> None:
 
 @asynccontextmanager
 async def running_gateway(
-    database_url: str, data_dir: Path, policy: str, targets: tuple[str, ...], **deployment: Any
+    database_url: str,
+    data_dir: Path,
+    policy: str,
+    targets: tuple[str, ...],
+    limits: Mapping[str, dict[str, Any]] | None = None,
+    **deployment: Any,
 ) -> AsyncIterator[Gateway]:
+    """`limits`: further settings of targets, by name."""
     async with AsyncExitStack() as stack:
         fakes = {name: await stack.enter_async_context(fake_upstream()) for name in targets}
-        listed = [_target(name, fake.url) for name, fake in fakes.items()]
+        listed = [_target(name, fake.url) | (limits or {}).get(name, {}) for name, fake in fakes.items()]
         given = {"engine": {"enabled": False}, "targets": listed, **deployment}
         policy_file = data_dir / "policy.yaml"
         policy_file.write_text(policy)
         await _add_key(database_url)
         files = Files(Deployment.model_validate(given), {}, policy_file, data_dir, database_url)
         listening = socket.create_server(("127.0.0.1", 0))
-        config = uvicorn.Config(
-            GatewayApp(lambda: assembled(files, 0)), log_level="warning", lifespan="on", http="httptools"
-        )
+        app = GatewayApp(lambda: assembled(files, 0))
+        http = data_plane(frozenset(SURFACES), app.serve)
+        config = uvicorn.Config(app, log_level="warning", lifespan="on", http=http)
         server = uvicorn.Server(config)
         serving = asyncio.create_task(server.serve([listening]))
         await eventually(lambda: server.started or serving.done(), within_s=20.0)
@@ -107,7 +114,7 @@ async def running_gateway(
             await serving
 
 
-def _target(name: str, url: str) -> dict[str, str]:
+def _target(name: str, url: str) -> dict[str, Any]:
     model, api_key = f"{name}-model", f"key-of-{name}"
     return {"kind": "openai", "name": name, "base_url": url, "model": model, "api_key": api_key}
 

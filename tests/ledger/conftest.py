@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine
 
 from gateway.ledger.database import create_engine
 from gateway.ledger.records import Attempt, Exchange, Usage, uuid7
+from gateway.ledger.segments import decode_line, encode_line
 
 NOON = 1_795_262_400.0  # 2026-11-21 12:00:00 UTC
 MakeExchange = Callable[..., Exchange]
@@ -43,3 +45,10 @@ def make_exchange() -> MakeExchange:
         return Exchange(**values)  # type: ignore[arg-type]
 
     return make
+
+
+def carried(exchange: Exchange) -> dict[str, Any]:
+    """The exchange's record as the drain reads it from the spool."""
+    record = decode_line(encode_line(exchange.record()).rstrip(b"\n"))
+    assert record is not None
+    return record

@@ -19,7 +19,7 @@ from sqlalchemy import Engine, text
 from gateway.ledger import embedded, migrate, segments
 from gateway.ledger.database import create_engine
 from gateway.ledger.drain import Drain
-from gateway.ledger.records import Exchange, outcome_record, uuid7
+from gateway.ledger.records import Attempt, Exchange, outcome_record, uuid7
 from gateway.ledger.spool import Spool
 
 MakeExchange = Callable[..., Exchange]
@@ -109,6 +109,34 @@ def test_a_segment_delivered_twice_changes_nothing(
     assert histogram_total(engine) == 63
 
 
+def test_usage_is_summed_by_caller_and_day_over_all_attempts(
+    engine: Engine, tmp_path: Path, make_exchange: MakeExchange
+) -> None:
+    at = make_exchange().started_at
+    retried = make_exchange(caller="bob")
+    unanswered = Attempt("engine", "tiny", at, result="cut_off", cost_nusd=None)
+    retried.attempts = [unanswered, *retried.attempts, *make_exchange().attempts]
+    records = [
+        *(make_exchange().record() for _ in range(3)),
+        make_exchange(at + 43_200).record(),  # midnight
+        make_exchange(attempts=[]).record(),
+        retried.record(),
+    ]
+    for _ in range(2):  # delivered twice, counted once
+        spooled(tmp_path, *records)
+        drain_all(engine, tmp_path)
+    spooled(tmp_path, make_exchange().record())
+    drain_all(engine, tmp_path)
+    columns = "day::text, caller, calls, tokens, cost_usd * 1000000000, attempts_of_unknown_cost"
+    with engine.connect() as connection:
+        rows = connection.execute(text(f"SELECT {columns} FROM quota_usage ORDER BY 1, 2")).all()
+    assert [tuple(row) for row in rows] == [
+        ("2026-11-21", "alice", 5, 4 * 31, 6000, 0),
+        ("2026-11-21", "bob", 1, 2 * 31, 3000, 1),
+        ("2026-11-22", "alice", 1, 31, 1500, 0),
+    ]
+
+
 def test_histograms_hold_what_each_metric_is_defined_on(
     engine: Engine, tmp_path: Path, make_exchange: MakeExchange
 ) -> None:
@@ -192,6 +220,11 @@ def test_malformed_records_of_every_kind_do_not_stop_the_drain(
         record["exchange"] |= changes
         return record
 
+    def costing(usd: str) -> dict[str, Any]:
+        record = make_exchange().record()
+        record["attempts"][0]["cost_usd"] = usd
+        return record
+
     spooled(
         tmp_path,
         broken(id="nonsense"),
@@ -203,6 +236,8 @@ def test_malformed_records_of_every_kind_do_not_stop_the_drain(
         broken(total_s="long"),
         broken(status=None),
         broken(task_id={"a": 1}),
+        costing("much"),
+        costing("NaN"),
         {"kind": "exchange"},
         {"kind": "exchange", "exchange": {}, "attempts": [3]},
         {"kind": "outcome", "outcome": {"id": str(uuid7())}},
@@ -212,7 +247,7 @@ def test_malformed_records_of_every_kind_do_not_stop_the_drain(
     )
     drain = drain_all(engine, tmp_path)
     assert count(engine, "exchanges") == 1
-    assert drain.quarantined == 14
+    assert drain.quarantined == 16
 
 
 def test_a_record_too_large_for_an_index_does_not_stop_the_drain(
@@ -268,6 +303,8 @@ def test_two_drains_of_one_spool_write_everything_once(
         thread.join()
     assert count(engine, "exchanges") == 200
     assert histogram_total(engine) == 600
+    with engine.connect() as connection:
+        assert connection.scalar(text("SELECT calls FROM quota_usage")) == 200
     assert sum(drain.exchanges for drain in drains) == 200
 
 

@@ -15,6 +15,7 @@ from gateway.ledger import lookups
 from gateway.ledger.batch import write
 from gateway.ledger.database import create_async_engine
 from gateway.ledger.records import Attempt, Exchange, Usage, outcome_record, uuid7
+from tests.ledger.conftest import carried
 
 MakeExchange = Callable[..., Exchange]
 Ask = Callable[[Callable[[AsyncEngine], Awaitable[Any]]], Any]
@@ -59,7 +60,7 @@ def test_an_exchange_comes_with_its_decision_and_attempts_in_order(
     engine: Engine, ask: Ask, make_exchange: MakeExchange
 ) -> None:
     exchange = failed_over(make_exchange, decision={"candidates": ["flaky", "engine"]})
-    store(engine, exchange.record(), make_exchange().record())
+    store(engine, carried(exchange), carried(make_exchange()))
     found = ask(lambda database: lookups.exchange(database, exchange.id, "alice"))
     assert orjson.loads(orjson.dumps(found)) == found
     assert found["request_id"] == exchange.request_id
@@ -78,7 +79,7 @@ def test_an_exchange_is_seen_by_its_caller_and_the_administrator(
     engine: Engine, ask: Ask, make_exchange: MakeExchange
 ) -> None:
     exchange = make_exchange()
-    store(engine, exchange.record())
+    store(engine, carried(exchange))
 
     def is_seen_by(caller: str | None) -> bool:
         return ask(lambda database: lookups.exchange(database, exchange.id, caller)) is not None
@@ -94,8 +95,8 @@ def test_a_task_counts_all_its_attempts_and_the_last_outcome_wins(
     exchanges[1].attempts[0].cost_nusd, exchanges[1].attempts[0].usage = 2_000_000, Usage(9, 9)
     unknown = make_exchange(task_id="t")
     unknown.attempts[0].cost_nusd = None
-    records = [exchange.record() for exchange in (*exchanges, unknown)]
-    records += [make_exchange(caller="bob", task_id="t").record(), make_exchange(task_id="other").record()]
+    records = [carried(exchange) for exchange in (*exchanges, unknown)]
+    records += [carried(make_exchange(caller="bob", task_id="t")), carried(make_exchange(task_id="other"))]
     first = outcome_record("alice", "t", "failed", None, None)
     second = outcome_record("alice", "t", "completed", 0.5, None)
     second["outcome"]["reported_at"] = "2099-01-01T00:00:00+00:00"
@@ -127,9 +128,9 @@ def test_recent_tasks_are_newest_first_and_filtered(
     at = make_exchange().started_at
     store(
         engine,
-        make_exchange(at, task_id="old", workflow="tickets").record(),
-        make_exchange(at + 90_000, task_id="new").record(),
-        make_exchange(at + 100, task_id="theirs", caller="bob", workflow="tickets").record(),
+        carried(make_exchange(at, task_id="old", workflow="tickets")),
+        carried(make_exchange(at + 90_000, task_id="new")),
+        carried(make_exchange(at + 100, task_id="theirs", caller="bob", workflow="tickets")),
         outcome_record("alice", "old", "completed", None, None),
     )
 

@@ -22,6 +22,7 @@ from gateway.ledger.partitions import ensure_partitions, uuid_floor
 from gateway.ledger.records import Exchange
 from gateway.ledger.tables import metadata
 from tests.conftest import PostgresServer
+from tests.ledger.conftest import carried
 
 MakeExchange = Callable[..., Exchange]
 
@@ -91,6 +92,26 @@ def test_up_down_up(bare_engine: Engine) -> None:
     migrate.check(url)
 
 
+def test_this_months_usage_is_taken_over_from_the_ledger(bare_engine: Engine) -> None:
+    url = url_of(bare_engine)
+    migrate.upgrade(url, "0002")
+    calls = """
+    INSERT INTO exchanges (id, started_at, caller, endpoint, status, stream, attempts, total_s)
+    SELECT gen_random_uuid(), moment, caller, '/v1', 200, false, 2, 1
+    FROM (VALUES ('app', now()), ('app', now()), ('idle', now() - interval '40 days')) AS made (caller, moment);
+    INSERT INTO attempts (id, exchange_id, ordinal, started_at, target, model, result, total_s, input_tokens, cost_usd)
+    SELECT gen_random_uuid(), id, ordinal, started_at, 'a', 'm', 'ok', 1, 10, nullif(ordinal * 0.5, 0)
+    FROM exchanges, generate_series(0, 1) AS ordinal
+    """
+    with bare_engine.begin() as connection:
+        connection.execute(text(calls))
+    migrate.upgrade(url)
+    columns = "caller, calls, tokens, cost_usd::float8, attempts_of_unknown_cost"
+    with bare_engine.connect() as connection:
+        rows = connection.execute(text(f"SELECT {columns} FROM quota_usage")).all()
+    assert [tuple(row) for row in rows] == [("app", 2, 40, 1.0, 2)]
+
+
 def test_processes_that_migrate_at_once_take_turns(bare_engine: Engine) -> None:
     code = "import sys; from gateway.ledger.migrate import upgrade; upgrade(sys.argv[1])"
     command = [sys.executable, "-c", code, url_of(bare_engine)]
@@ -115,7 +136,7 @@ def test_a_range_of_time_reads_the_key_and_prunes_other_days(
 ) -> None:
     noon = datetime(2026, 11, 21, 12, tzinfo=UTC)
     records: list[dict[str, Any]] = [
-        make_exchange((noon + timedelta(days=day)).timestamp()).record() for day in range(-2, 3)
+        carried(make_exchange((noon + timedelta(days=day)).timestamp())) for day in range(-2, 3)
     ]
     with engine.begin() as connection:
         write(connection, records)

@@ -15,6 +15,7 @@ from sqlalchemy import Engine, text
 from gateway.ledger.batch import write
 from gateway.ledger.partitions import day_of, drop_before, ensure_partitions, partition_of, uuid_floor
 from gateway.ledger.records import Exchange, uuid7
+from tests.ledger.conftest import carried
 
 MakeExchange = Callable[..., Exchange]
 DAY = date(2026, 11, 21)
@@ -67,7 +68,7 @@ def test_processes_that_need_a_day_at_once_both_get_it(engine: Engine) -> None:
 
 
 def test_rows_that_waited_in_the_default_partition_move(engine: Engine, make_exchange: MakeExchange) -> None:
-    records = [make_exchange().record()]
+    records = [carried(make_exchange())]
     with engine.begin() as connection:
         write(connection, records)
         connection.execute(text("ALTER TABLE exchanges DETACH PARTITION exchanges_20261121"))
@@ -82,7 +83,7 @@ def test_rows_that_waited_in_the_default_partition_move(engine: Engine, make_exc
 def test_dropping_takes_the_days_before_and_nothing_else(engine: Engine, make_exchange: MakeExchange) -> None:
     noon = make_exchange().started_at
     with engine.begin() as connection:
-        write(connection, [make_exchange(noon + day * 86_400).record() for day in (-1, 0, 1)])
+        write(connection, [carried(make_exchange(noon + day * 86_400)) for day in (-1, 0, 1)])
         dropped = drop_before(connection, DAY)
     assert dropped == ["exchanges_20261120", "attempts_20261120"]
     assert (rows(engine, "exchanges"), rows(engine, "attempts")) == (2, 2)

@@ -20,6 +20,7 @@ from gateway.ledger.maintain import maintain
 from gateway.ledger.records import Exchange, uuid7
 from gateway.ledger.tables import latency_histograms
 from gateway.ledger.targets import replace_targets
+from tests.ledger.conftest import carried
 
 MakeExchange = Callable[..., Exchange]
 NOW = datetime(2026, 11, 22, 10, 30, tzinfo=UTC)
@@ -134,7 +135,7 @@ def test_maintenance_makes_the_next_days_and_drops_those_past_retention(
     old = make_exchange((NOW - timedelta(days=31)).timestamp())
     kept = make_exchange((NOW - timedelta(days=30)).timestamp())
     with engine.begin() as connection:
-        write(connection, [old.record(), kept.record()])
+        write(connection, [carried(old), carried(kept)])
         done = maintain(connection, NOW, retention_days=30)
     assert done.dropped == ["exchanges_20261022", "attempts_20261022"]
     assert [name for name in done.made if name.startswith("exchanges")] == [

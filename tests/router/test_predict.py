@@ -6,7 +6,8 @@ import pytest
 
 from router.catalog import Target
 from router.fleet import EngineState, Fleet
-from router.predict import COLD_TPOT_S, predict
+from router.outlook import COLD_TPOT_S
+from router.predict import predict
 from tests.router.calls import query, seen
 
 NOW = 1_000.0
@@ -19,7 +20,8 @@ def state(running: int = 0, waiting: int = 0, **given: object) -> EngineState:
 
 
 def tpot_s(fleet: Fleet, shape: str = "general") -> float:
-    return predict(query(), shape, ENGINE, fleet.health("engine"), 100, NOW).tpot_s
+    health = fleet.health("engine")
+    return predict(query(), shape, ENGINE, health, health.outlook(shape, NOW), 100).tpot_s
 
 
 @pytest.mark.parametrize(
@@ -54,7 +56,7 @@ def test_what_an_engine_says_of_its_present_load_is_not_raised_by_it_again() -> 
     fleet.set_engine("engine", state(running=7, waiting=25), NOW)
     for _ in range(4):
         fleet.start("engine")
-    assert fleet.health("engine").crowding(NOW) == 5.0
+    assert fleet.health("engine").crowding() == 5.0
     assert tpot_s(fleet) == pytest.approx(1 / 25.0)
 
 

@@ -64,3 +64,12 @@ def test_an_empty_ring_finds_nothing() -> None:
 @pytest.mark.parametrize(("key", "prefix"), [(PLAIN, "sg-0123"), ("12345678", "12"), ("a" * 20, "aaaaaa")])
 def test_the_shown_prefix_gives_little_away(key: str, prefix: str) -> None:
     assert shown_prefix(key) == prefix
+
+
+def test_expired_keys_leave_the_ring_at_their_second() -> None:
+    lasting = Key(uuid4(), "lasting", "sg-4567", "call")
+    brief = Key(uuid4(), "brief", "sg-89ab", "call", expires_at=100.0)
+    ring = KeyRing([(digest("lasting-key"), lasting), (digest("brief-key"), brief)])
+    assert ring.in_force(99.9).find(None, "brief-key") == brief
+    assert ring.in_force(100.0).find(None, "brief-key") is None
+    assert ring.in_force(1e12).find(None, "lasting-key") == lasting

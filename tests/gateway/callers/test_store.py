@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any, TypeVar
 
 import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.callers.keys import KeyRing
+from gateway.callers.keys import Key, KeyLimits, KeyRing
 from gateway.callers.store import (
     KeyRefused,
+    Terms,
+    UnknownKey,
+    change_key,
     create_key,
     ensure_first_key,
     list_keys,
@@ -43,6 +48,11 @@ class Database:
 
     def ring(self) -> KeyRing:
         return self.run(load_ring)
+
+    def key(self, plain: str) -> Key:
+        found = self.ring().find(None, plain)
+        assert found is not None
+        return found
 
     def names(self) -> list[str]:
         return [key.name for key in self.run(list_keys)]
@@ -85,6 +95,67 @@ def test_a_key_is_never_stored_twice(database: Database) -> None:
     database.run(lambda conn: create_key(conn, "one", key="given-by-hand"))
     with pytest.raises(KeyRefused, match="stored already"):
         database.run(lambda conn: create_key(conn, "two", key="given-by-hand"))
+
+
+def test_a_key_has_the_terms_it_was_made_with_until_they_are_changed(database: Database) -> None:
+    ends = datetime.now(UTC).replace(microsecond=0) + timedelta(days=1)
+    made: Terms = {
+        "allowed_models": ["gpt-*", "auto"],
+        "rpm": 60,
+        "tpm": 100_000,
+        "parallel": 4,
+        "daily_usd": Decimal("0.000000001"),
+        "monthly_usd": Decimal("25.5"),
+        "expires_at": ends,
+        "tags": ["team-a"],
+    }
+    stored, plain = database.run(lambda conn: create_key(conn, "app", terms=made))
+    assert stored.terms == made
+    key = database.key(plain)
+    assert key.limits == KeyLimits(("gpt-*", "auto"), 60, 100_000, 4, 1, 25_500_000_000)
+    assert (key.tags, key.expires_at) == (("team-a",), ends.timestamp())
+
+    changes: Terms = {"rpm": 5, "tpm": None, "allowed_models": []}
+    assert database.run(lambda conn: change_key(conn, "app", changes)).terms == made | changes
+    assert database.key(plain).limits == KeyLimits((), 5, None, 4, 1, 25_500_000_000)
+    assert database.run(lambda conn: change_key(conn, "app", {})).terms == made | changes
+
+
+def test_an_expired_key_is_not_in_force(database: Database) -> None:
+    past: Terms = {"expires_at": datetime.now(UTC) - timedelta(seconds=1)}
+    _, plain = database.run(lambda conn: create_key(conn, "app", terms=past))
+    assert database.ring().find(None, plain) is None
+    database.run(lambda conn: change_key(conn, "app", {"expires_at": None}))
+    assert database.ring().find(None, plain) is not None
+
+
+@pytest.mark.parametrize(
+    ("terms", "message"),
+    [
+        ({"rpm": 0}, "rpm should be above 0"),
+        ({"tpm": -1}, "tpm should be above 0"),
+        ({"parallel": 10**9 + 1}, "parallel should be above 0 and at most"),
+        ({"daily_usd": Decimal(0)}, "daily_usd should be above 0"),
+        ({"allowed_models": ["a", " "]}, "allowed_models: ' ' should be 1 to 200"),
+        ({"tags": ["a\0b"]}, "tags: .* printable"),
+        ({"tags": ["a"] * 101}, "tags should have at most 100 entries"),
+    ],
+)
+def test_terms_that_make_no_sense_are_refused(database: Database, terms: Any, message: str) -> None:
+    with pytest.raises(KeyRefused, match=message):
+        database.run(lambda conn: create_key(conn, "app", terms=terms))
+    database.run(lambda conn: create_key(conn, "app"))
+    with pytest.raises(KeyRefused, match=message):
+        database.run(lambda conn: change_key(conn, "app", terms))
+
+
+def test_only_a_key_in_force_can_be_changed(database: Database) -> None:
+    with pytest.raises(UnknownKey, match="no key is called 'app'"):
+        database.run(lambda conn: change_key(conn, "app", {"rpm": 1}))
+    database.run(lambda conn: create_key(conn, "app"))
+    database.run(lambda conn: revoke_key(conn, "app"))
+    with pytest.raises(KeyRefused, match="revoked already"):
+        database.run(lambda conn: change_key(conn, "app", {"rpm": 1}))
 
 
 @pytest.mark.parametrize("name", ["", " ", " app", "a\nb", "x" * 101])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy
@@ -46,7 +47,8 @@ def test_keys_are_created_listed_and_revoked(cli: Cli, server: str) -> None:
     assert created["key"].startswith("sg-")
     assert (created["name"], created["scope"]) == ("app", "read")
     (listed,) = json.loads(cli("keys", "list", "--json").output)
-    assert listed == {name: value for name, value in created.items() if name != "key"}
+    spent = {"spent_today_usd": 0.0, "spent_this_month_usd": 0.0}
+    assert listed == {name: value for name, value in created.items() if name != "key"} | spent
     assert json.loads(cli("keys", "revoke", "app", "--json").output)["revoked_at"] is not None
 
 
@@ -62,6 +64,96 @@ def test_the_list_of_keys_shows_no_key(cli: Cli, server: str) -> None:
     listed = cli("keys", "list").output
     assert listed.splitlines()[1].startswith(f"app\t{key[:7]}…\tcall\t")
     assert key not in listed
+
+
+LIMITS = ["--rpm", "60", "--tpm", "9000", "--parallel", "4", "--daily-usd", "1.50", "--monthly-usd", "20"]
+OTHERS = ["--models", "gpt-*,auto", "--models", "fast", "--expires", "2030-01-01", "--tag", "a", "--tag", "b"]
+
+
+def test_a_key_is_limited_and_its_limits_are_changed_one_by_one(cli: Cli, server: str) -> None:
+    created = json.loads(cli("keys", "create", "app", *LIMITS, *OTHERS, "--json").output)
+    terms = {
+        "allowed_models": ["gpt-*", "auto", "fast"],
+        "rpm": 60,
+        "tpm": 9000,
+        "parallel": 4,
+        "daily_usd": 1.5,
+        "monthly_usd": 20.0,
+        "expires_at": "2030-01-01T00:00:00+00:00",
+        "tags": ["a", "b"],
+    }
+    assert {name: created[name] for name in terms} == terms
+    given = ["--tpm", "none", "--models", "none", "--daily-usd", "2"]
+    changed = json.loads(cli("keys", "set", "app", *given, "--json").output)
+    changes: dict[str, Any] = {"tpm": None, "allowed_models": [], "daily_usd": 2.0}
+    assert {name: changed[name] for name in terms} == terms | changes
+    assert cli("keys", "set", "app", "--rpm", "5", "--expires", "none").output == (
+        "'app': 5 calls a minute, 4 calls at once, 2 USD a day, 20 USD a month\n"
+    )
+
+
+def test_the_list_of_keys_shows_limits_and_spending(cli: Cli, server: str) -> None:
+    cli(
+        "keys",
+        "create",
+        "app",
+        "--rpm",
+        "60",
+        "--models",
+        "gpt-*",
+        "--tag",
+        "team",
+        "--expires",
+        "2030-01-01",
+    )
+    cli("keys", "create", "free")
+    engine = create_engine(server)
+    row = {"day": datetime.now(UTC).date(), "caller": "app", "calls": 1, "tokens": 1, "cost_usd": 0.25}
+    with engine.begin() as connection:
+        connection.execute(sqlalchemy.insert(tables.quota_usage).values(**row, attempts_of_unknown_cost=0))
+    engine.dispose()
+    head, app, free = (line.split("\t") for line in cli("keys", "list").output.splitlines())
+    assert head[3:7] == ["limits", "tags", "USD today", "USD this month"]
+    assert app[3:7] == [
+        "models gpt-*, 60 calls a minute, until 2030-01-01 00:00 UTC",
+        "team",
+        "0.2500",
+        "0.2500",
+    ]
+    assert free[3:7] == ["no limits", "-", "0.0000", "0.0000"]
+    assert json.loads(cli("keys", "list", "--json").output)[0]["spent_today_usd"] == 0.25
+
+
+def test_expiry_may_be_given_as_a_span(cli: Cli, server: str) -> None:
+    created = json.loads(cli("keys", "create", "app", "--expires", "30d", "--json").output)
+    lasts = datetime.fromisoformat(created["expires_at"]) - datetime.fromisoformat(created["created_at"])
+    assert timedelta(days=29, hours=23) < lasts < timedelta(days=30, hours=1)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--rpm", "many"),
+        ("--tpm", "1.5"),
+        ("--daily-usd", "NaN"),
+        ("--monthly-usd", "1,5"),
+        ("--expires", "soon"),
+        ("--expires", "99999999999d"),
+    ],
+)
+def test_limits_that_cannot_be_read_are_refused_by_option(
+    cli: Cli, server: str, option: str, value: str
+) -> None:
+    refused = cli("keys", "create", "app", option, value).exception
+    assert isinstance(refused, Refused)
+    assert option in str(refused)
+    assert value in str(refused)
+    assert cli("keys", "list").output == "There are no keys yet.\n"
+
+
+def test_limits_that_make_no_sense_are_refused(cli: Cli, server: str) -> None:
+    assert "rpm should be above 0" in str(cli("keys", "create", "app", "--rpm", "0").exception)
+    assert "no key is called 'app'" in str(cli("keys", "set", "app", "--rpm", "1").exception)
 
 
 def test_a_taken_name_is_refused(cli: Cli, server: str) -> None:

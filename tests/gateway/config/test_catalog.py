@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gateway.config.catalog import CHAT, EMBEDDINGS, catalog, served_name
+import pytest
+
+from gateway.config.catalog import CHAT, COUNT_TOKENS, EMBEDDINGS, MESSAGES, RESPONSES, catalog, served_name
 from gateway.config.load import parse_deployment
 from router.catalog import Catalog, Named, Target
 
@@ -24,6 +26,9 @@ unknown_model: reject
 """
 
 
+ANY_CHAT = CHAT | RESPONSES | MESSAGES | COUNT_TOKENS  # what chat carries
+
+
 def of(text: str) -> Catalog:
     loaded = parse_deployment(text, "sparkgate.yaml", {})
     return catalog(loaded.deployment, loaded.disabled)
@@ -38,7 +43,8 @@ def test_the_engine_does_chat_and_plain_completions() -> None:
         name="engine",
         kind="engine",
         model="smollm2-135m-instruct",
-        endpoints=CHAT | {"/v1/completions"},
+        endpoints=ANY_CHAT | {"/v1/completions"},
+        native=CHAT | {"/v1/completions"},
         has_tools=False,
         has_images=False,
         has_json=False,
@@ -50,6 +56,7 @@ def test_an_upstream_carries_its_limits_prices_and_why_it_is_disabled() -> None:
         name="cheap",
         kind="openai",
         model="m-1",
+        endpoints=ANY_CHAT,
         context_tokens=64000,
         input_usd_per_mtok=0.1,
         output_usd_per_mtok=0.4,
@@ -66,6 +73,24 @@ def test_embedding_models_serve_embeddings_by_name_or_by_setting() -> None:
     targets = of(TEXT).targets
     assert targets["vectors"].endpoints == EMBEDDINGS
     assert targets["bge"].endpoints == EMBEDDINGS
+
+
+@pytest.mark.parametrize(
+    ("target", "native"),
+    [
+        ('kind: openai, base_url: "https://api.openai.com/v1"', CHAT | RESPONSES),
+        ('kind: openai, base_url: "https://api.example/v1"', CHAT),
+        ("kind: anthropic", MESSAGES | COUNT_TOKENS),
+        ('kind: openai, base_url: "http://h/v1", endpoints: [/v1/messages]', MESSAGES | COUNT_TOKENS),
+        ("kind: litellm", CHAT),
+    ],
+)
+def test_what_a_target_speaks_itself_and_what_is_translated_for_it(
+    target: str, native: frozenset[str]
+) -> None:
+    made = of(f"targets: [{{name: x, model: m, unsupported: reject, {target}}}]").targets["x"]
+    assert (made.native, made.endpoints) == (native, ANY_CHAT)
+    assert made.refuses_unsupported
 
 
 def test_the_model_map_resolves() -> None:

@@ -111,11 +111,12 @@ def test_all_mistakes_are_listed_with_line_and_key() -> None:
         "sparkgate.yaml:3: engine.cost_per_hour_usd: should be greater than or equal to 0, not -1",
         "sparkgate.yaml:5: targets[0].base_url: should be an address that begins with http:// or https://",
         "sparkgate.yaml:6: targets[1].name: 'a' already names another target; names must be unique",
-        "sparkgate.yaml:6: targets[1].kind: 'openia' is not one of engine, openai, litellm",
-        "sparkgate.yaml:7: targets[2].openai: unknown key; known: kind, name, url, model, cost_per_hour_usd",
+        "sparkgate.yaml:6: targets[1].kind: 'openia' is not one of engine, openai, anthropic, litellm",
+        "sparkgate.yaml:7: targets[2].openai: unknown key; known: name, max_parallel, queue, "
+        "unsupported, kind, url, model, cost_per_hour_usd",
         "sparkgate.yaml:7: targets[2].name: is missing",
         "sparkgate.yaml:8: targets[3].kind: is missing; it says what sort of target this is: "
-        "engine, openai, litellm",
+        "engine, openai, anthropic, litellm",
         "sparkgate.yaml:10: models.x: there is no task shape 'short_chatt'; did you mean 'short_chat'?",
         "sparkgate.yaml:11: models.y[1]: no target is called 'bb'; known: a, z, auto",
         "sparkgate.yaml:12: models.v[0]: 'auto' cannot stand in a list; list targets, or give `auto` alone",

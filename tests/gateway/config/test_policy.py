@@ -9,7 +9,7 @@ import pytest
 
 from gateway.config.load import DEFAULT_POLICY, load_policy, policy_hash, policy_text
 from gateway.config.mistakes import ConfigError
-from router.policy import Policy, Retries, Rule, ShapePolicy, Slo, Timeouts
+from router.policy import Hedge, Policy, Retries, Rule, ShapePolicy, Slo, Timeouts
 from router.query import Query
 from router.shapes import SHAPES
 
@@ -136,14 +136,28 @@ def test_all_mistakes_are_listed_with_line_and_key() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "shapes: {short_chat: {hedge: {after: p95, budget: 0.05}}}",
-        "defaults: {keepalive_s: 5}",
+        "shapes: {short_chat: {completed_when: explicit}}",
+        "defaults: {keep_alive_s: 5}",
         "shapes: {short_chat: {retries: {max: 1}}}",
     ],
 )
 def test_keys_that_would_do_nothing_are_refused(text: str) -> None:
     (line,) = lines_of(text)
     assert "unknown key" in line
+
+
+def test_hedging_keep_alive_and_cache_are_inherited_and_may_be_set_otherwise() -> None:
+    text = """
+defaults: {hedge: {after: p95, budget: 0.1}, keepalive_s: 15, cache: {ttl_s: 300}}
+shapes:
+  short_chat: {hedge: {after: 0.5}, cache: {ttl_s: 10}}
+  reasoning: {hedge: {budget: 0}}
+"""
+    policy = load(text)
+    general, chat, reasoning = map(policy.for_shape, ("general", "short_chat", "reasoning"))
+    assert (general.hedge, general.keepalive_s, general.cache_ttl_s) == (Hedge(None, 0.1), 15, 300)
+    assert (chat.hedge, chat.keepalive_s, chat.cache_ttl_s) == (Hedge(0.5, 0.05), 15, 10)
+    assert reasoning.hedge is None
 
 
 def test_a_target_listed_twice_is_a_mistake() -> None:

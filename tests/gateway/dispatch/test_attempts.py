@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.fakes import GOOD_BODY, body, error
+from tests.fakes import GOOD_BODY, Answer, body, error
 from tests.gateway.conftest import HELLO, Gateway, Run
 
 Prepare = Callable[..., Run]
@@ -115,3 +115,69 @@ def test_cost_is_exact_and_unknown_is_not_zero(with_gateway: Prepare) -> None:
         assert row["cost_usd"] is None  # "a-model" is in no price list
 
     with_gateway()(test)
+
+
+RETRIED = "version: 1\ndefaults: {retries: {max: 2}}\n"
+
+
+@pytest.mark.parametrize(
+    ("answer", "tries"),
+    [
+        (error(503, retry_after="30"), 1),  # more patience than a call has
+        (error(503, retry_after_ms="20"), 2),
+        (error(503, retry_after="Thu, 01 Jan 1970 00:00:00 GMT"), 2),
+        (error(503, x_should_retry="false"), 1),
+        (error(400, x_should_retry="true"), 2),
+        (error(400), 1),
+    ],
+)
+def test_an_upstream_may_say_when_and_whether_to_come_again(
+    with_gateway: Prepare, answer: Answer, tries: int
+) -> None:
+    async def test(gateway: Gateway) -> None:
+        gateway.fakes["a"].script = [answer]
+        await gateway.post(HELLO)
+        assert len(gateway.fakes["a"].calls) == tries
+        keys = {headers["idempotency-key"] for headers in gateway.fakes["a"].headers}
+        assert len(keys) == 1  # the same call, however often it is sent
+
+    with_gateway(RETRIED)(test)
+
+
+def test_what_one_targets_filter_refuses_is_asked_of_another_and_never_again_of_it(
+    with_gateway: Prepare,
+) -> None:
+    async def test(gateway: Gateway) -> None:
+        gateway.fakes["a"].script = [error(400, "content_filter")] * 3
+        gateway.fakes["b"].script = [error(400, "content_filter")] * 3
+        status, headers, _ = await gateway.post(HELLO)
+        assert (status, headers["x-sparkgate-attempts"]) == (400, "2")
+        assert (len(gateway.fakes["a"].calls), len(gateway.fakes["b"].calls)) == (1, 1)
+
+    with_gateway("version: 1\ndefaults: {candidates: [a], fallback: [b], retries: {max: 5}}\n", ("a", "b"))(
+        test
+    )
+
+
+def test_a_prompt_too_long_is_not_sent_to_shorter_contexts(with_gateway: Prepare) -> None:
+    async def test(gateway: Gateway) -> None:
+        gateway.fakes["a"].script = [error(400, "context_length_exceeded")]
+        status, headers, _ = await gateway.post(HELLO)
+        assert (status, headers["x-sparkgate-target"]) == (200, "c")
+        assert gateway.fakes["b"].calls == []
+
+    policy = "version: 1\ndefaults: {candidates: [a], fallback: [b, c], explore: 0}\n"
+    limits = {name: {"context_tokens": tokens} for name, tokens in {"a": 8000, "b": 4000, "c": 32000}.items()}
+    with_gateway(policy, ("a", "b", "c"), limits=limits)(test)
+
+
+def test_a_call_with_effects_outside_is_sent_once(with_gateway: Prepare) -> None:
+    async def test(gateway: Gateway) -> None:
+        searching = {"model": "auto", "input": "news?", "tools": [{"type": "web_search"}]}
+        gateway.fakes["a"].script = [error(500)]
+        status, headers, _ = await gateway.post(searching, "/v1/responses")
+        assert (status, headers["x-sparkgate-attempts"]) == (500, "1")
+        assert gateway.fakes["b"].calls == []
+
+    limits = {name: {"endpoints": ["/v1/responses"]} for name in "ab"}
+    with_gateway(TWO, ("a", "b"), limits=limits)(test)

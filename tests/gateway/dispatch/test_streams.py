@@ -177,3 +177,31 @@ def test_held_back_frames_are_bounded(with_gateway: Prepare) -> None:
         assert raw.count(b"data: ") == 103
 
     with_gateway()(test)
+
+
+ALIVE = "version: 1\ndefaults: {candidates: [a], fallback: [b], explore: 0, keepalive_s: 0.1}\n"
+
+
+def test_comments_keep_a_slow_stream_alive_and_failover_goes_on_behind_them(with_gateway: Prepare) -> None:
+    async def test(gateway: Gateway) -> None:
+        gateway.fakes["a"].script = [stream(ROLE, 0.35, cut=True)]
+        status, headers, raw = await gateway.post(STREAM)
+        assert (status, headers.get("x-sparkgate-target")) == (200, None)
+        alive, _, rest = raw.partition(b"data: ")
+        assert alive.count(b": keep-alive\n\n") >= 2
+        assert b"data: " + rest == b"".join(GOOD_STREAM[:4]) + DONE
+        assert (await gateway.exchange())["exchange"]["target"] == "b"
+
+    with_gateway(ALIVE, ("a", "b"))(test)
+
+
+def test_a_failure_behind_comments_is_an_error_event(with_gateway: Prepare) -> None:
+    async def test(gateway: Gateway) -> None:
+        gateway.fakes["a"].script = [stream(ROLE, 0.35, cut=True)]
+        status, _, raw = await gateway.post(STREAM)
+        assert status == 200
+        assert json.loads(raw.rpartition(b"data: ")[2])["error"]["code"] == "cut_off"
+        row = (await gateway.exchange())["exchange"]
+        assert (row["status"], row["error_code"]) == (200, "cut_off")
+
+    with_gateway("version: 1\ndefaults: {keepalive_s: 0.1, retries: {max: 0}}\n")(test)

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from gateway.surfaces.completions import CHAT, completions_call
+from gateway.dispatch.call import Call
+from gateway.surfaces.chat import CHAT, call_of
+from gateway.surfaces.common import Asked
 from gateway.wire.errors import BadRequest
 from router.catalog import Target
 from tests.gateway.conftest import HELLO, Gateway, Run
@@ -19,9 +21,16 @@ UPSTREAM = Target("a", "openai", "a-model")
 ENGINE = Target("engine", "engine", "small")
 
 
-def call(body: dict[str, Any], **headers: str) -> Any:
+def call(body: dict[str, Any], **headers: str) -> Call:
     given = {name.replace("_", "-"): value for name, value in headers.items()}
-    return completions_call(CHAT, given, {**HELLO, **body}, "web")
+    whole = {**HELLO, **body}
+    return call_of(Asked(CHAT, given, json.dumps(whole).encode(), whole, "web"))
+
+
+def sent(asked: Call, target: Target = UPSTREAM) -> dict[str, Any]:
+    """What the target gets."""
+    value: dict[str, Any] = json.loads(asked.form_for(target).body)
+    return value
 
 
 @pytest.mark.parametrize(
@@ -57,16 +66,36 @@ def test_headers_beat_metadata_and_both_tell_the_router() -> None:
 
 def test_our_names_do_not_reach_an_upstream_but_the_engine_gets_its_field() -> None:
     asked = call({"metadata": {"task_id": "t1", "team": "blue"}, "sparkgate": {"speculation": "off"}})
-    assert asked.body_for(UPSTREAM) == {**HELLO, "metadata": {"team": "blue"}, "model": "a-model"}
-    assert asked.body_for(ENGINE)["sparkgate"] == {"speculation": "off"}
+    assert sent(asked) == {**HELLO, "metadata": {"team": "blue"}, "model": "a-model"}
+    assert sent(asked, ENGINE)["sparkgate"] == {"speculation": "off"}
     emptied = call({"metadata": {"task_id": "t1"}})
-    assert "metadata" not in emptied.body_for(UPSTREAM)
+    assert "metadata" not in sent(emptied)
 
 
 def test_the_callers_body_is_not_changed_by_making_another() -> None:
     asked = call({"stream": True, "stream_options": {"include_usage": False, "x": 1}})
-    assert asked.body_for(UPSTREAM)["stream_options"] == {"include_usage": True, "x": 1}
+    assert sent(asked)["stream_options"] == {"include_usage": True, "x": 1}
     assert not asked.wants_usage
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b'{"model": "auto", "messages": [{"role": "user", "content": "\\"model\\": \\"x\\""}], "x": 1234567890123456}',
+        b'{"messages": [{"role": "user", "content": "hi"}],\n "model" : "au\\u0074o" }  ',
+        b'{"model": "auto", "messages": [{"role": "user", "content": "hi"}], "x": {"model": "kept"}}',
+        b'{"model": "auto", "messages": [{"role": "user", "content": "hi"}], "stream": true, "n": 1.10}',
+        b'{"stream":true,"messages":[{"role":"user","content":"}"}],"model":"auto"}\n',
+    ],
+)
+def test_the_body_goes_up_as_it_came_but_for_the_name_of_the_model(raw: bytes) -> None:
+    given = json.loads(raw)
+    target = Target("a", "openai", 'odd "name" \\ of a model')
+    body = call_of(Asked(CHAT, {}, raw, given, "web")).form_for(target).body
+    asked_for_usage = {"stream_options": {"include_usage": True}} if given.get("stream") else {}
+    assert json.loads(body) == {**given, "model": target.model, **asked_for_usage}
+    if b"kept" not in raw:
+        assert raw.partition(b'"messages"')[2].partition(b"]")[0] in body
 
 
 @pytest.mark.parametrize(

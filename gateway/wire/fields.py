@@ -1,0 +1,60 @@
+"""Values of decoded JSON, typed: checked where a caller sent them, taken as they are where a target did.
+
+In: decoded bodies. Out: their values; a wrong one in a request is a `BadRequest` that names its path. Knows no API:
+the translations between APIs share it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, TypeVar
+
+import orjson
+
+from gateway.wire.errors import BadRequest
+
+T = TypeVar("T", str, int, list[Any], dict[str, Any])
+_WORDS = {str: "a string", int: "an integer", list: "a list", dict: "an object"}
+
+
+def expect(value: Any, kind: type[T], path: str) -> T:
+    """`value`, which must be of `kind`; a boolean is no integer."""
+    if isinstance(value, kind) and not isinstance(value, bool):
+        return value
+    raise BadRequest(f"'{path}' must be {_WORDS[kind]}", param=path)
+
+
+def objects(value: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The objects of a list, each with its path."""
+    for index, item in enumerate(expect(value, list, path)):
+        yield f"{path}[{index}]", expect(item, dict, f"{path}[{index}]")
+
+
+def blocks(content: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Content of either API as blocks, each with its path: a string is one block of text, None is none."""
+    if isinstance(content, str):
+        yield path, {"type": "text", "text": content}
+    elif content is not None:
+        yield from objects(content, path)
+
+
+def text_of(block: dict[str, Any], path: str) -> str:
+    """The text of a block, which must be a text block."""
+    if block.get("type") != "text":
+        raise BadRequest(f"'{path}' must be text, not of type {block.get('type')!r}", param=path)
+    return expect(block.get("text"), str, f"{path}.text")
+
+
+def inner(value: dict[str, Any], key: str) -> dict[str, Any]:
+    """The object under `key`; an empty one if there is none. For answers, which nobody can be asked to correct."""
+    item = value.get(key)
+    return item if isinstance(item, dict) else {}
+
+
+def json_object(text: str) -> dict[str, Any] | None:
+    """The JSON object that `text` is; an empty text is an empty object, anything else None."""
+    try:
+        value = orjson.loads(text) if text.strip() else {}
+    except orjson.JSONDecodeError:
+        return None
+    return value if isinstance(value, dict) else None
