@@ -35,6 +35,7 @@ from gateway.dispatch.booking import Book
 from gateway.dispatch.engine_watch import EngineWatch
 from gateway.dispatch.gates import Gate
 from gateway.dispatch.metrics import Metrics
+from gateway.dispatch.search import Targets
 from gateway.dispatch.serve import Dispatcher
 from gateway.ledger.costs import Price, price_for
 from gateway.ledger.database import create_async_engine, resolve_url
@@ -108,7 +109,7 @@ async def assembled(files: Files, index: int) -> AsyncIterator[Parts]:
             for name, target in targets.items()
             if target.max_parallel is not None
         }
-        dispatcher = Dispatcher(routes, upstreams, fleet, lambda: policy.current, book, gates)
+        dispatcher = Dispatcher(Targets(routes, upstreams, fleet, gates), lambda: policy.current, book)
         quotas = Quotas(keys.spending, deployment.workers)
         release, now = version("sparkgate"), time.time()
         all_workers = "PROMETHEUS_MULTIPROC_DIR" in os.environ

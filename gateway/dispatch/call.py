@@ -45,7 +45,9 @@ class Call:
         True  # False: usage in the stream was only our wish, so the chunk that carries it is dropped
     )
     is_repeatable: bool = True  # False: has effects outside (server-side tools), so it is sent once at most
-    fingerprint: bytes | None = None  # equal for calls with equal answers; None = not deterministic
+    fingerprint: Callable[[], bytes | None] = lambda: (
+        None
+    )  # equal where answers must be; None = left to chance
 
 
 class Client(Protocol):

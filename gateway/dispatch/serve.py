@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from math import ceil
@@ -19,24 +18,20 @@ from random import random
 import orjson
 
 from gateway.callers.quotas import Grant
-from gateway.dispatch.attempt import Body, Deadlines, Failure, Opened
+from gateway.dispatch.attempt import Body, Failure, Opened
 from gateway.dispatch.booking import Book
 from gateway.dispatch.cache import Answer, AnswerCache
 from gateway.dispatch.call import Call, Client, ErrorForm
-from gateway.dispatch.gates import Gate
 from gateway.dispatch.relay import CONTENT_TYPE, HEADERS, Relay
+from gateway.dispatch.search import Search, Targets
 from gateway.dispatch.tally import Tally
 from gateway.dispatch.tries import Try
-from gateway.dispatch.walk import ELSEWHERE, order, own_words, pause_s, verdict
-from gateway.upstreams.base import Upstream
-from gateway.wire.errors import BadRequest, GatewayError, NoTarget, NotFound
-from router.catalog import Catalog
+from gateway.dispatch.walk import own_words, verdict
+from gateway.wire.errors import GatewayError, NotFound
 from router.decide import UnknownModel, decide
 from router.decision import Decision
-from router.fleet import Fleet
 from router.policy import Policy
 
-NO_TARGET_RETRY_S = 2.0
 KEEP_ALIVE = b": keep-alive\n\n"
 
 
@@ -44,12 +39,9 @@ KEEP_ALIVE = b": keep-alive\n\n"
 class Dispatcher:
     """What all calls of a worker share."""
 
-    catalog: Catalog
-    upstreams: Mapping[str, Upstream]
-    fleet: Fleet
+    targets: Targets
     policy: Callable[[], Policy]
     book: Book
-    gates: Mapping[str, Gate] = field(default_factory=dict)  # of targets with a limit of parallel calls
     cache: AnswerCache = field(default_factory=AnswerCache)
 
     async def serve(self, call: Call, grant: Grant, client: Client, arrived: float) -> None:
@@ -61,17 +53,19 @@ class Dispatcher:
             await send_error(client, error, call.errors)
             return
         policy = self.policy()
-        tally = Tally(call.query, grant, policy.hash, arrived, self.book, self.fleet)
+        tally = Tally(call.query, grant, policy.hash, arrived, self.book, self.targets.fleet)
         try:
-            decision = decide(call.query, self.catalog, policy, self.fleet, time.monotonic(), random())
+            decision = decide(
+                call.query, self.targets.catalog, policy, self.targets.fleet, time.monotonic(), random()
+            )
         except UnknownModel:
             await _refuse(_unknown_model(call.query.model), call, client, tally)
             return
         tally.decided(decision)
-        walk = _Walk(self, call, decision, client, tally, arrived + decision.timeouts.total_s)
+        service = _Service(self, call, decision, client, tally, arrived + decision.timeouts.total_s)
         self.book.metrics.num_in_flight += 1
         try:
-            await walk.run(policy.retries.budget)
+            await service.run(policy.retries.budget)
         except asyncio.CancelledError:
             tally.leave(200 if client.is_started else 499, "client_gone")
             raise
@@ -83,8 +77,8 @@ class Dispatcher:
 
 
 @dataclass(slots=True)
-class _Walk:
-    """One call on its way along a decision's candidates. `total` is its end on the monotonic clock."""
+class _Service:
+    """One call, decided and to be answered. `total` is its end on the monotonic clock."""
 
     shared: Dispatcher
     call: Call
@@ -92,8 +86,6 @@ class _Walk:
     client: Client
     tally: Tally
     total: float
-    _tries: list[Try] = field(default_factory=list)
-    _unsayable: BadRequest | None = None  # what a target could not be asked for
 
     async def run(self, retry_budget: float) -> None:
         """From the cache, or from the targets."""
@@ -117,10 +109,11 @@ class _Walk:
 
     def _fingerprint(self) -> bytes | None:
         """Equal only for equal calls of one caller under one policy; None where nothing may be kept."""
-        if self.decision.cache_ttl_s is None or self.call.fingerprint is None:
+        said = None if self.decision.cache_ttl_s is None else self.call.fingerprint()
+        if said is None:
             return None
         parts = (self.call.query.caller, self.decision.policy_hash, self.decision.shape)
-        return sha256("\0".join(parts).encode() + self.call.fingerprint).digest()
+        return sha256("\0".join(parts).encode() + said).digest()
 
     async def _repeat(self, answer: Answer, how: str) -> None:
         exchange = self.tally.exchange
@@ -130,155 +123,29 @@ class _Walk:
         await self.client.respond(200, headers, answer.body)
 
     async def _ask_targets(self, retry_budget: float, keep_s: float | None = None) -> Answer | None:
-        """Tries targets until one has answered or none is left; the client hears of the first failure.
+        """The client gets the first answer, or hears of the first failure.
 
         Gives the complete answer where it is to be kept for `keep_s`.
         """
+        search = Search(self.shared.targets, self.call, self.decision, self.tally, self.total)
         keeping_alive = self._keep_alive()
-        answer: Try | None = None
+        found: Try | GatewayError | None = None
         try:
-            answer = await self._first_answer(retry_budget)
+            found = await search.run(retry_budget)
         finally:
             if keeping_alive is not None:
                 keeping_alive.cancel()
-            for each in self._tries:
-                if each is not answer:  # cancelled, failed, or slower than another
-                    each.drop()
-        if answer is None:
+            search.end(found if isinstance(found, Try) else None)
+        if isinstance(found, GatewayError):
+            await _refuse(found, self.call, self.client, self.tally)
+            return None
+        if isinstance(found.answer, Failure):
+            await self._give_up(found, found.answer)
             return None
         try:
-            return await self._deliver(answer, keep_s)
+            return await self._deliver(found, keep_s)
         finally:
-            answer.release()
-
-    async def _first_answer(self, retry_budget: float) -> Try | None:
-        first: Try | None = None
-        last: Try | None = None
-        barred: set[str] = set()
-        plan = order(self.decision)
-        for name, repeat in plan:
-            if name in barred:
-                continue
-            if not await self._may_try(name, repeat, retry_budget, last):
-                break
-            last = await self._try(name, plan if first is None else iter(()))
-            if last is None:
-                continue
-            if not isinstance(last.answer, Failure):
-                return last
-            first = first or last
-            if last.answer.code in ELSEWHERE:
-                barred |= self._no_better_than(last)
-            elif not self._may_go_on(last):
-                break
-        if first is not None:
-            await self._give_up(first)
-        else:
-            await _refuse(self._unsayable or _no_target(self.decision), self.call, self.client, self.tally)
-        return None
-
-    async def _may_try(self, target: str, repeat: int, retry_budget: float, last: Try | None) -> bool:
-        """A repeat is paid for and waited for; another target is neither."""
-        retries = self.shared.fleet.health(target).retries
-        now = time.monotonic()
-        if repeat == 0:
-            retries.deposit(retry_budget, now)
-            return now < self.total
-        failure = last.answer if last and isinstance(last.answer, Failure) else None
-        if failure and failure.should_retry is False:
-            return False
-        pause = pause_s(repeat, failure.retry_after_s if failure else None, random())
-        if pause is None or now + pause >= self.total or not retries.withdraw(now):
-            return False
-        await asyncio.sleep(pause)
-        return True
-
-    def _may_go_on(self, failed: Try) -> bool:
-        """May another attempt follow this one?"""
-        failure = failed.answer
-        assert isinstance(failure, Failure)
-        assert failed.outcome is not None
-        if failure.was_sent and not self.call.is_repeatable:
-            return False
-        return failed.outcome.is_retryable or failure.should_retry is True
-
-    def _no_better_than(self, failed: Try) -> set[str]:
-        """The target itself, and where its context was too short those that are known to have no longer one."""
-        targets, window = self.shared.catalog.targets, failed.target.context_tokens
-        barred = {failed.target.name}
-        if window is not None:
-            barred |= {
-                name for name, each in targets.items() if (each.context_tokens or window + 1) <= window
-            }
-        return barred
-
-    async def _try(self, name: str, others: Iterator[tuple[str, int]]) -> Try | None:
-        """One attempt, or two where the first is slow and the policy hedges; None = cannot be asked of this target."""
-        one = self._begin(name)
-        if one is None:
-            return None
-        after_s = self.decision.hedge_after_s
-        if after_s is None or not self.call.is_repeatable or len(self.decision.candidates) < 2:
-            await self._run(one)
-            return one
-        self.shared.fleet.hedge_budget(self.decision.shape).deposit(self.decision.hedge_budget)
-        return await self._race(one, after_s, others)
-
-    def _begin(self, name: str) -> Try | None:
-        target = self.shared.catalog.targets[name]
-        try:
-            form = self.call.form_for(target)
-        except BadRequest as error:
-            self._unsayable = self._unsayable or error
-            return None
-        started = Try(target, form, self.tally.begin(name, target.model), self.shared.gates.get(name))
-        self._tries.append(started)
-        return started
-
-    async def _run(self, one: Try) -> None:
-        deadlines = Deadlines(one.attempt.begun + self.decision.timeouts.first_token_s, self.total)
-        upstream = self.shared.upstreams[one.target.name]
-        await one.run(upstream, self.call, self.decision.shape, self.tally, deadlines)
-
-    async def _race(self, one: Try, after_s: float, others: Iterator[tuple[str, int]]) -> Try:
-        """The first of two tries to answer; when both fail, the one that failed last."""
-        racers = {asyncio.create_task(self._run(one)): one}
-        try:
-            await asyncio.wait(racers, timeout=after_s)
-            if one.answer is None and (second := self._hedge(others)):
-                racers[asyncio.create_task(self._run(second))] = second
-            running = set(racers)
-            latest = one
-            while running:
-                done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
-                    task.result()
-                    latest = racers[task]
-                    if not isinstance(latest.answer, Failure):
-                        self._lose(racers, latest)
-                        return latest
-            return latest
-        finally:
-            for task in racers:
-                task.cancel()
-            with suppress(asyncio.CancelledError):
-                await asyncio.gather(*racers, return_exceptions=True)
-
-    def _hedge(self, others: Iterator[tuple[str, int]]) -> Try | None:
-        """The next target, if hedges are left in the budget."""
-        budget = self.shared.fleet.hedge_budget(self.decision.shape)
-        for name, repeat in others:
-            if repeat or not budget.withdraw():
-                return None
-            if second := self._begin(name):
-                return second
-        return None
-
-    def _lose(self, racers: Mapping[asyncio.Task[None], Try], winner: Try) -> None:
-        for task, each in racers.items():
-            if each is not winner and each.outcome is None:
-                task.cancel()
-                self.tally.end(each.attempt, "hedge_lost")
+            found.release()
 
     def _keep_alive(self) -> asyncio.Task[None] | None:
         every_s = self.decision.keepalive_s
@@ -322,9 +189,7 @@ class _Walk:
             return None
         return Answer(raw, "application/json", one.attempt.cost_nusd, time.monotonic() + keep_s)
 
-    async def _give_up(self, failed: Try) -> None:
-        failure = failed.answer
-        assert isinstance(failure, Failure)
+    async def _give_up(self, failed: Try, failure: Failure) -> None:
         error = verdict(failed.target.name, failure)
         raw = own_words(failure) if failed.form.translation is None else None
         self.tally.close(200 if self.client.is_started else error.status, error.code)
@@ -369,11 +234,4 @@ def _unknown_model(model: str) -> GatewayError:
         f"no target, shape or mapped name is called '{model}'; GET /v1/models lists them",
         code="model_not_found",
         param="model",
-    )
-
-
-def _no_target(decision: Decision) -> GatewayError:
-    refused = "; ".join(f"{rejection.target}: {rejection.reason}" for rejection in decision.rejections)
-    return NoTarget(
-        f"no target can serve this call ({refused or 'none is configured'})", retry_after_s=NO_TARGET_RETRY_S
     )
