@@ -69,6 +69,7 @@ class Opened:
     reply: Reply
     chunks: AsyncIterator[bytes]
     held: list[tuple[bytes, Piece]] = field(default_factory=list)
+    held_bytes: int = 0
     rest: bytes = b""
     upstream_request_id: str | None = None
 
@@ -130,22 +131,29 @@ async def open_stream(
 async def _await_token(reply: Reply, wire: Wire) -> Opened | Failure:
     """Reads events until one of them may be shown; what came with it stays unread in `rest`."""
     opened = Opened(reply, reply.chunks(), upstream_request_id=_request_id(reply))
-    splitter, held_bytes = EventSplitter(), 0
+    splitter = EventSplitter()
     async for chunk in opened.chunks:
         events = splitter.feed(chunk)
         for index, event in enumerate(events):
-            piece = wire.read_event(event)
-            if piece.is_error:
-                return _error_event_failure(piece)
-            if piece.is_malformed:
-                return Failure("bad_response", "a stream event is not JSON", http_status=200)
-            opened.held.append((event, piece))
-            held_bytes += len(event)
-            is_full = len(opened.held) >= MAX_HELD_EVENTS or held_bytes >= MAX_HELD_BYTES
-            if piece.has_token or piece.is_done or piece.finish_reason or is_full:
+            if (outcome := _hold(opened, event, wire)) is not None:
                 opened.rest = b"".join(events[index + 1 :]) + splitter.rest
-                return opened
+                return outcome
+    if splitter.rest.strip() and (outcome := _hold(opened, splitter.rest, wire)) is not None:
+        return outcome  # it lacks its blank line, but it is there
     return Failure("cut_off", "the stream ended before its first token", http_status=200)
+
+
+def _hold(opened: Opened, event: bytes, wire: Wire) -> Opened | Failure | None:
+    """Keeps one more event back; None = the next one must be seen too."""
+    piece = wire.read_event(event)
+    if piece.is_error:
+        return _error_event_failure(piece)
+    if piece.is_malformed:
+        return Failure("bad_response", "a stream event is not JSON", http_status=200)
+    opened.held.append((event, piece))
+    opened.held_bytes += len(event)
+    is_full = len(opened.held) >= MAX_HELD_EVENTS or opened.held_bytes >= MAX_HELD_BYTES
+    return opened if piece.has_token or piece.is_done or piece.finish_reason or is_full else None
 
 
 def _request_id(reply: Reply) -> str | None:

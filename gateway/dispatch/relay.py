@@ -31,6 +31,14 @@ HEADERS = {
 }
 
 
+class _ErrorEvent(Exception):
+    """The upstream itself reported an error in mid-stream; its event is passed on as the end."""
+
+    def __init__(self, event: bytes, piece: Piece) -> None:
+        super().__init__(str((piece.value or {}).get("error")))
+        self.event = event
+
+
 @dataclass(slots=True)
 class Relay:
     """One stream on its way to its client. `total` is a point on the monotonic clock."""
@@ -47,6 +55,7 @@ class Relay:
     _splitter: EventSplitter = field(default_factory=EventSplitter)
     _translator: StreamTranslator | None = None
     _end: bytes | None = None  # the terminal event, once it is here
+    _said: _ErrorEvent | None = None  # an error of the upstream's own
 
     async def run(self) -> bool:
         """Sends the whole stream and closes the exchange; whether it came to its proper end."""
@@ -88,25 +97,27 @@ class Relay:
         if not self.client.is_started:
             await self.client.start(200, {**HEADERS, **self.tally.headers()})
         await self._send(ready)
-        while self._end is None:
-            watch.until = min(time.monotonic() + self.idle_s, self.total)
-            chunk = await anext(self.opened.chunks, None)
-            if chunk is None:
-                break
-            ready = self._take(chunk)
-            if ready:
-                watch.until = self.total  # a slow client is no fault of the target
-                await self._send(ready)
+        watch.until = min(time.monotonic() + self.idle_s, self.total)
+        if self._end is None:
+            async for chunk in self.opened.chunks:
+                if ready := self._take(chunk):
+                    watch.until = self.total  # a slow client is no fault of the target
+                    await self._send(ready)
+                if self._end is not None:
+                    break
+                watch.until = min(time.monotonic() + self.idle_s, self.total)
         return self._last()
 
     def _last(self) -> bytes:
         """The end of the stream. Some servers send no terminal event: nothing is missing after a finish reason."""
-        if self._end is None:
-            ready = self._take_event(self._splitter.rest) if self._splitter.rest.strip() else b""
-            if self._end is None and self.tally.exchange.finish_reason is None:
-                raise CutOff("it ended without a finish_reason")
-            self._end = ready + (self._end or b"")
-        return b"".join(self._translator.finish()) if self._translator else self._end
+        tail = b""
+        if self._end is None and self._splitter.rest.strip():
+            tail = self._take_event(self._splitter.rest)
+        if self._said is not None:
+            raise self._said
+        if self._end is None and self.tally.exchange.finish_reason is None:
+            raise CutOff("it ended without a finish_reason")
+        return tail + (b"".join(self._translator.finish()) if self._translator else self._end or b"")
 
     async def _send(self, data: bytes) -> None:
         if data:
@@ -117,19 +128,13 @@ class Relay:
     def _take(self, chunk: bytes) -> bytes:
         """What of a piece of the stream goes to the client now."""
         if not self._splitter.rest and chunk.endswith(b"\n\n") and not self._translator:
-            passed = self._unread(chunk)
+            passed: bytes | None = chunk
+            if not self.form.wire.is_plain(chunk):
+                passed = None if self.call.wants_usage else _without_usage(chunk)
             if passed is not None:
                 self.attempt.seen_tokens += chunk.count(b"\n\n")
                 return passed
         return b"".join([self._take_event(event) for event in self._splitter.feed(chunk)])
-
-    def _unread(self, chunk: bytes) -> bytes | None:
-        """Whole events as they may pass without a look into them; None when there is something to note."""
-        if self.form.wire.is_plain(chunk):
-            return chunk
-        if not self.call.wants_usage and (edited := without_usage_nulls(chunk)) and is_plain(edited):
-            return edited
-        return None
 
     def _take_event(self, event: bytes) -> bytes:
         return self._take_read(event, self.form.wire.read_event(event))
@@ -138,10 +143,11 @@ class Relay:
         if self._end is not None:
             return b""  # whatever follows the terminal event is nothing to the client
         self.tally.note(self.attempt, piece)
-        if piece.is_error:
-            raise _ErrorEvent(event, piece)
-        if piece.is_done:
+        if piece.is_error or piece.is_done:
             self._end = event
+        if piece.is_error:
+            self._said = _ErrorEvent(event, piece)
+            return b""
         if self._translator is not None:
             return b"".join(self._translator.feed(piece.value)) if piece.value is not None else b""
         if piece.is_done:
@@ -157,9 +163,7 @@ class Relay:
         return f"target '{self.attempt.target}' stopped in mid-answer: {why}"
 
 
-class _ErrorEvent(Exception):
-    """The upstream itself reported an error in mid-stream; its event is passed on as the end."""
-
-    def __init__(self, event: bytes, piece: Piece) -> None:
-        super().__init__(str((piece.value or {}).get("error")))
-        self.event = event
+def _without_usage(chunk: bytes) -> bytes | None:
+    """Events whose only mark is `"usage": null`, without it; None when there is more to see in them."""
+    edited = without_usage_nulls(chunk)
+    return edited if edited is not None and is_plain(edited) else None

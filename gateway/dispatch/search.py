@@ -17,7 +17,7 @@ from gateway.dispatch.call import Call
 from gateway.dispatch.gates import Gate
 from gateway.dispatch.tally import Tally
 from gateway.dispatch.tries import Try
-from gateway.dispatch.walk import ELSEWHERE, order, pause_s
+from gateway.dispatch.walk import ELSEWHERE, TOO_LONG, order, pause_s
 from gateway.upstreams.base import Upstream
 from gateway.wire.errors import BadRequest, GatewayError, NoTarget
 from router.catalog import Catalog
@@ -70,7 +70,7 @@ class Search:
                 return last
             first = first or last
             if last.answer.code in ELSEWHERE:
-                barred |= self._no_better_than(last)
+                barred |= self._no_better_than(last, last.answer)
             elif not self._may_go_on(last):
                 break
         return first or self._unsayable or _no_target(self.decision)
@@ -106,11 +106,11 @@ class Search:
             return False
         return failed.outcome.is_retryable or failure.should_retry is True
 
-    def _no_better_than(self, failed: Try) -> set[str]:
+    def _no_better_than(self, failed: Try, failure: Failure) -> set[str]:
         """The target itself, and where its context was too short those that are known to have no longer one."""
         targets, window = self.targets.catalog.targets, failed.target.context_tokens
         barred = {failed.target.name}
-        if window is not None:
+        if failure.code in TOO_LONG and window is not None:
             barred |= {
                 name for name, each in targets.items() if (each.context_tokens or window + 1) <= window
             }

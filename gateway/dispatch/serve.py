@@ -59,7 +59,7 @@ class Dispatcher:
                 call.query, self.targets.catalog, policy, self.targets.fleet, time.monotonic(), random()
             )
         except UnknownModel:
-            await _refuse(_unknown_model(call.query.model), call, client, tally)
+            await _refuse(unknown_model(call.query.model), call, client, tally)
             return
         tally.decided(decision)
         service = _Service(self, call, decision, client, tally, arrived + decision.timeouts.total_s)
@@ -229,7 +229,7 @@ async def _refuse(error: GatewayError, call: Call, client: Client, tally: Tally)
     await send_error(client, error, call.errors, tally.headers())
 
 
-def _unknown_model(model: str) -> GatewayError:
+def unknown_model(model: str) -> GatewayError:
     return NotFound(
         f"no target, shape or mapped name is called '{model}'; GET /v1/models lists them",
         code="model_not_found",

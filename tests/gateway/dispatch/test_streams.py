@@ -205,3 +205,17 @@ def test_a_failure_behind_comments_is_an_error_event(with_gateway: Prepare) -> N
         assert (row["status"], row["error_code"]) == (200, "cut_off")
 
     with_gateway("version: 1\ndefaults: {keepalive_s: 0.1, retries: {max: 0}}\n")(test)
+
+
+def test_an_error_right_behind_the_first_token_ends_the_stream_and_nothing_before_it_is_lost(
+    with_gateway: Prepare,
+) -> None:
+    async def test(gateway: Gateway) -> None:
+        said = b'data: {"error": {"message": "out of memory", "type": "server_error"}}\n\n'
+        gateway.fakes["a"].script = [stream(ROLE + chunk("Hel") + chunk("lo") + said + chunk("never"))]
+        status, _, raw = await gateway.post(STREAM)
+        assert (status, raw) == (200, ROLE + chunk("Hel") + chunk("lo") + said)
+        row = (await gateway.exchange())["exchange"]
+        assert (row["error_code"], row["output_tokens"]) == ("upstream_error", 2)
+
+    with_gateway()(test)
