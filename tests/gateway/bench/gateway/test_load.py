@@ -123,6 +123,7 @@ def test_an_answer_may_end_with_its_connection(built: None, tmp_path: Path) -> N
         (chunked(*[event("a")] * 5), STREAMS, "ended after 5 of 5 events, without [DONE]"),
         (chunked(*[event("")] * 5, b"data: [DONE]\n\n"), STREAMS, "ended after 0 of 5 events"),
     ],
+    ids=["status", "no chat completion", "too few events", "no end", "no content"],
 )
 def test_an_answer_that_is_not_whole_is_an_error(
     built: None, tmp_path: Path, answer: bytes, cell: Cell, error: str

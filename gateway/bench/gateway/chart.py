@@ -1,0 +1,80 @@
+"""The benchmark as a picture: one panel a figure, one bar a contestant, on logarithmic axes.
+
+In: `Figures`. Out: the text of an SVG file, which needs no library and no font of its own. Pure.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from html import escape
+
+from gateway.bench.gateway.readings import OURS, STREAMS, STREAMS_PACED, WHOLE, WHOLE_PACED
+from gateway.bench.gateway.report import Figures
+
+_PANELS = {
+    "calls_per_s": f"whole answers per second, {WHOLE.concurrency} at a time",
+    "streams_per_s": f"streams of {STREAMS.chunks} chunks per second, {STREAMS.concurrency} at a time",
+    "cpu_us_per_call": "CPU µs per whole answer",
+    "cpu_us_per_stream": "CPU µs per stream",
+    "added_ms_p50": f"ms added at {WHOLE_PACED.rate} calls per second, median",
+    "added_ttft_ms_p50": f"ms added to the first token at {STREAMS_PACED.rate} streams per second, median",
+}
+_OURS, _OTHERS = "#0072b2", "#9aa5b1"
+_COLUMNS = 2
+_WIDTH, _BAR, _GAP = 480, 16, 6
+_LEFT, _RIGHT, _TOP, _BOTTOM = 150, 60, 34, 30  # from a panel's edges to its bars
+_HEAD = 40
+
+
+def svg(found: Sequence[Figures], title: str) -> str:
+    """Longer is better where it is a rate, worse where a cost. Bars without a figure above 0 are left out."""
+    height = _TOP + _BOTTOM + len(found) * (_BAR + _GAP)
+    width, whole = _COLUMNS * _WIDTH, _HEAD + math.ceil(len(_PANELS) / _COLUMNS) * height
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{whole}" '
+        f'viewBox="0 0 {width} {whole}" font-family="sans-serif" font-size="12" fill="#24292f">',
+        f'<rect width="{width}" height="{whole}" fill="#ffffff"/>',
+        _text(12, 24, title, size=15, weight="bold"),
+    ]
+    for at, (figure, words) in enumerate(_PANELS.items()):
+        row, column = divmod(at, _COLUMNS)
+        values = {each.contestant: getattr(each, figure) for each in found}
+        parts.append(f'<g transform="translate({column * _WIDTH} {_HEAD + row * height})">')
+        parts += [_text(12, 18, words, weight="bold"), *_bars(values), "</g>"]
+    return "\n".join([*parts, "</svg>\n"])
+
+
+def _bars(values: dict[str, float | None]) -> list[str]:
+    """From the power of ten below the smallest value to the largest value."""
+    known = [value for value in values.values() if value is not None and value > 0]
+    low = math.floor(math.log10(min(known))) - 0.2 if known else 0.0
+    span = math.log10(max(known)) - low if known else 1.0
+    room, bottom = _WIDTH - _LEFT - _RIGHT, _TOP + len(values) * (_BAR + _GAP)
+    parts = []
+    for power in range(math.ceil(low), math.floor(low + span) + 1):
+        x = _LEFT + room * (power - low) / span
+        parts.append(f'<line x1="{x:.1f}" y1="{_TOP - 6}" x2="{x:.1f}" y2="{bottom}" stroke="#d8dee4"/>')
+        parts.append(_text(x, bottom + 12, f"{10.0**power:,g}", size=10, anchor="middle"))
+    for at, (name, value) in enumerate(values.items()):
+        y = _TOP + at * (_BAR + _GAP)
+        parts.append(_text(_LEFT - 6, y + 12, name, anchor="end"))
+        if value is None or value <= 0:
+            continue
+        long = room * (math.log10(value) - low) / span
+        colour = _OURS if name.startswith(OURS) else _OTHERS
+        parts.append(
+            f'<rect x="{_LEFT}" y="{y}" width="{long:.1f}" height="{_BAR}" fill="{colour}">'
+            f"<title>{escape(name)}: {value:.4g}</title></rect>"
+        )
+        parts.append(_text(_LEFT + long + 4, y + 12, f"{value:,.0f}" if value >= 100 else f"{value:.2g}"))
+    return parts
+
+
+def _text(
+    x: float, y: float, text: str, *, size: float = 12, weight: str = "normal", anchor: str = "start"
+) -> str:
+    return (
+        f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size:g}" font-weight="{weight}" '
+        f'text-anchor="{anchor}">{escape(text)}</text>'
+    )
