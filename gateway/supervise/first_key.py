@@ -14,12 +14,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.callers.store import ensure_first_key, load_ring
 from gateway.ledger.database import create_async_engine
-from gateway.ledger.migrate import upgrade
 from gateway.supervise.banner import FirstKey
 
 
 async def make_ready(database_url: str, wanted: str | None, file: Path) -> FirstKey:
     """Raises OperationalError when the database does not answer, KeyRefused for a bad `wanted`."""
+    from gateway.ledger.migrate import upgrade  # alembic is slow to import, and only this start needs it
+
     await asyncio.to_thread(upgrade, database_url)
     return await first_key(database_url, wanted, file)
 

@@ -15,10 +15,9 @@ from asyncio.subprocess import DEVNULL, Process
 from collections.abc import Mapping
 from pathlib import Path
 
-import httpx
-
 from gateway.config.variables import API_KEY_VARIABLE
 from gateway.supervise import launch
+from gateway.supervise.answering import answers
 from gateway.supervise.backoff import delay_s, failures_in_a_row
 from gateway.supervise.logs import PartLog
 from gateway.supervise.orphans import ChildRecord, end_processes, session_members
@@ -36,13 +35,11 @@ _NOT_PASSED_ON = (API_KEY_VARIABLE,)  # the supervisor alone needs it
 class Keeper:
     """One part's life. `run` is its task; it ends after `stop`, or when a needed part cannot be started."""
 
-    def __init__(
-        self, part: Part, board: Board, record: ChildRecord, log_folder: Path, http: httpx.AsyncClient
-    ) -> None:
+    def __init__(self, part: Part, board: Board, record: ChildRecord, log_folder: Path) -> None:
         self.part = part
         self.gave_up = False
         self.was_ready, self.was_tried = asyncio.Event(), asyncio.Event()  # tried: ready, or failed, once
-        self._board, self._record, self._http = board, record, http
+        self._board, self._record = board, record
         self._log = PartLog(log_folder, part.name)
         self._stopping, self._hurrying = asyncio.Event(), asyncio.Event()
         self._is_prepared = part.prepare is None
@@ -121,16 +118,10 @@ class Keeper:
             if self.part.ready_url is None:
                 if time.monotonic() >= settled_at:
                     return True
-            elif await self._answers(self.part.ready_url):
+            elif await answers(self.part.ready_url):
                 return process.returncode is None
             await asyncio.sleep(_POLL_S)
         return False
-
-    async def _answers(self, url: str) -> bool:
-        try:
-            return (await self._http.get(url)).status_code == 200
-        except httpx.HTTPError:
-            return False
 
     async def _run_to_end(self, process: Process, *, show_progress: bool = False) -> str:
         """Wait until `process` ends, or end it once the part is told to stop; returns how it ended."""

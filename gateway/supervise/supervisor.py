@@ -11,15 +11,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
-import httpx
-
 from gateway.supervise.keeper import Keeper
 from gateway.supervise.orphans import ChildRecord
 from gateway.supervise.part import Part
 from gateway.supervise.status import Board
 from gateway.supervise.waiting import first_of
-
-_READY_CHECK_S = 2.0  # a part that answers more slowly than this while it starts is asked again
 
 
 class Kept(Protocol):
@@ -40,8 +36,6 @@ class Supervisor:
         self._record = ChildRecord(record_path)
         self._keepers: dict[str, Kept] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        # The checks are loopback calls: a proxy from the environment has no business in them.
-        self._http = httpx.AsyncClient(timeout=_READY_CHECK_S, trust_env=False)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -49,7 +43,7 @@ class Supervisor:
 
     def keep(self, part: Part) -> Keeper:
         """Start `part` and keep it running."""
-        keeper = Keeper(part, self._board, self._record, self._log_folder, self._http)
+        keeper = Keeper(part, self._board, self._record, self._log_folder)
         self.add(part.name, keeper)
         return keeper
 
@@ -86,4 +80,3 @@ class Supervisor:
     async def __aexit__(self, *_: object) -> None:
         self._hurry.set()
         await self.stop(self.names)
-        await self._http.aclose()
