@@ -105,6 +105,11 @@ def parser() -> argparse.ArgumentParser:
         default=0.0,
         help="0 to 1: with static drafting, a draft ends before the first token less sure than this",
     )
+    run.add_argument(
+        "--draft-topk",
+        type=_positive,
+        help="of a learned drafter: a draft is chosen among so many of the likeliest tokens (default: all)",
+    )
     run.add_argument("--max-batch", type=_positive, default=16, help="sequences computed at once")
     run.add_argument("--kv-tokens", type=_positive, help="tokens the cache holds, all sequences together")
     run.add_argument("--prefill-chunk", type=_positive, help="prompt tokens computed in one step")

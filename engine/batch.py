@@ -2,7 +2,8 @@
 
 In: chunks whose sequences already own the blocks they need. Out: a `ForwardBatch`. Chunks of equal
 width share one padded attention call when they are short (decoding); a prefill chunk is a group of its
-own, so that padding never costs more than it saves. Pure: changes no sequence.
+own, so that padding never costs more than it saves. On a CPU keys come in whole tiles: otherwise the bits of
+a row would depend on how many there are beyond its own. Pure: changes no sequence.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from engine.model import AttentionGroup, ForwardBatch
 from engine.scheduler import Chunk
 
 SHARED_WIDTH = 8  # chunks up to this many rows are batched with their equals
+KEY_TILE_BLOCKS = 2  # 32 keys: AMX multiplies so many at once, vectors add up half as many
 
 
 def in_row_order(chunks: Ordered[Chunk]) -> list[Chunk]:
@@ -65,10 +67,13 @@ def _build_group(
     width = chunks[0].width
     lengths = [chunk.sequence.num_computed + width for chunk in chunks]  # keys seen by the last row
     num_blocks = num_blocks_for(max(lengths))
+    on_cpu = device.type == "cpu"
+    if on_cpu:
+        num_blocks += -num_blocks % KEY_TILE_BLOCKS
     tables = [chunk.sequence.block_ids[:num_blocks] for chunk in chunks]
     padded = [table + [0] * (num_blocks - len(table)) for table in tables]
-    # A single sequence needs no padding; a batch keeps whole blocks and masks what is beyond each end.
-    num_keys = lengths[0] if len(chunks) == 1 else num_blocks * BLOCK_TOKENS
+    # On a GPU a single sequence needs no padding; else all blocks stay whole, masked beyond each end.
+    num_keys = lengths[0] if len(chunks) == 1 and not on_cpu else num_blocks * BLOCK_TOKENS
     return AttentionGroup(
         first_row=first_row,
         batch=len(chunks),
@@ -83,7 +88,7 @@ def _mask(
     lengths: list[int], width: int, num_keys: int, repeats: int, dtype: torch.dtype, device: torch.device
 ) -> Tensor | None:
     """0 where a row may look, -inf elsewhere: [batch, 1, repeats * width, num_keys]."""
-    if width == 1 and len(lengths) == 1:
+    if width == 1 and lengths == [num_keys]:
         return None
     ends = torch.tensor(lengths, device=device).view(-1, 1, 1)  # [B, 1, 1]
     last_seen = ends - width + torch.arange(width, device=device).view(1, -1, 1)  # [B, width, 1]

@@ -1,13 +1,19 @@
-"""The model's own chat template: messages in, prompt text out.
+"""The model's own chat template: messages and tools in, prompt text out.
 
 The jinja environment has the semantics of transformers' `apply_chat_template` (sandbox, whitespace,
 extra filters and globals), without importing transformers. Knows no tokens.
+
+A message has a role and content, which is text. The assistant's may have `tool_calls`, each with `id`, `type`
+and `function`: its name and its arguments as an object. Those of role `tool` have `tool_call_id` and `name`.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from datetime import datetime
+from functools import cached_property
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,8 +22,16 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from engine.errors import InvalidRequest, StartError
+from engine.tool_calls import HERMES, MISTRAL, ToolFormat, format_of
+from engine.tool_prompt import spell_out
 
-Message = dict[str, str]
+Message = dict[str, Any]
+
+_PROBE = {
+    "type": "function",
+    "function": {"name": "probe_", "description": "", "parameters": {"type": "object"}},
+}
+_MISTRAL_ID_CHARACTERS = 9  # its templates refuse other ids
 
 # Templates are programs: given unusual messages they may fail like any other.
 _TEMPLATE_FAILURES = (
@@ -40,18 +54,44 @@ class ChatTemplate:
         environment.filters["tojson"] = _to_json
         environment.globals["raise_exception"] = _raise
         environment.globals["strftime_now"] = lambda pattern: datetime.now().strftime(pattern)
+        self._source = source
         self._template = environment.from_string(source)
         self._variables = variables
 
-    def render(self, messages: list[Message]) -> str:
+    @cached_property
+    def knows_tools(self) -> bool:
+        """Whether it shows tools to the model: seen by showing it one."""
         try:
-            return self._template.render(
-                messages=messages, tools=None, documents=None, add_generation_prompt=True, **self._variables
-            )
+            return "probe_" in self._rendered([{"role": "user", "content": "x"}], [_PROBE])
+        except _TEMPLATE_FAILURES:
+            return False
+
+    @cached_property
+    def tool_format(self) -> ToolFormat:
+        """How the model is taught to write calls."""
+        return format_of(self._source) if self.knows_tools else HERMES
+
+    def render(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] = ()) -> str:
+        """Raises `InvalidRequest` where the template does not take the messages."""
+        if not self.knows_tools:
+            messages, tools = spell_out(messages, tools), ()
+        elif self.tool_format is MISTRAL:
+            messages = [_with_short_ids(message) for message in messages]
+        try:
+            return self._rendered(messages, tools)
         except _TEMPLATE_FAILURES as error:
             raise InvalidRequest(
                 f"The model's chat template refuses these messages: {error}", param="messages"
             ) from None
+
+    def _rendered(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]]) -> str:
+        return self._template.render(
+            messages=list(messages),
+            tools=list(tools) or None,
+            documents=None,
+            add_generation_prompt=True,
+            **self._variables,
+        )
 
 
 def load_chat_template(folder: Path, settings: dict[str, Any]) -> ChatTemplate | None:
@@ -76,6 +116,19 @@ def special_tokens(settings: dict[str, Any]) -> dict[str, str]:
         if key.endswith("_token") and isinstance(content, str):
             tokens[key] = content
     return tokens
+
+
+def _with_short_ids(message: Message) -> Message:
+    changed = dict(message)
+    if "tool_call_id" in message:
+        changed["tool_call_id"] = _short_id(message["tool_call_id"])
+    if "tool_calls" in message:
+        changed["tool_calls"] = [{**call, "id": _short_id(call["id"])} for call in message["tool_calls"]]
+    return changed
+
+
+def _short_id(call_id: str) -> str:
+    return blake2b(call_id.encode()).hexdigest()[:_MISTRAL_ID_CHARACTERS]
 
 
 class _GenerationTag(Extension):

@@ -76,6 +76,8 @@ def refuse_what_is_not_computed(folder: Path, raw: dict[str, Any]) -> None:
             raise StartError(f"{folder}: {key} is set; this engine runs models without biases")
     if raw.get("hidden_act", "silu") != "silu":
         raise StartError(f"{folder}: hidden_act {raw['hidden_act']!r} is not supported, only silu")
+    if raw.get("partial_rotary_factor", 1.0) != 1.0:
+        raise StartError(f"{folder}: partial_rotary_factor is not 1; this engine rotates whole heads only")
     if raw.get("use_sliding_window"):
         raise StartError(f"{folder}: use_sliding_window is set; this engine runs full attention only")
     other = set(raw.get("layer_types") or ()) - {"full_attention"}

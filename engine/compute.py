@@ -28,7 +28,7 @@ class Computed:
     judged: dict[Sequence, Judged] = field(default_factory=dict)  # of those with nothing left pending
     verify_s: float = 0.0  # the target's pass
     sample_s: float = 0.0  # choosing tokens
-    extend_s: float = 0.0  # the drafter's taking in
+    extend_s: float = 0.0  # the drafter's taking in, where it is due
 
     @property
     def num_rows(self) -> int:

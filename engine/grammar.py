@@ -1,7 +1,7 @@
-"""Answers that match a JSON Schema: which tokens may come next, found by llguidance.
+"""Answers that match a JSON Schema or call functions: which tokens may come next, found by llguidance.
 
-In: a schema. Out: a `Grammar` for each answer, its masks as wide as the model's logits. Properties come
-in the order of the schema. White space is what people write: none, one space, or a new line with up to
+In: rules for an answer. Out: a `Grammar` for each answer, its masks as wide as the model's logits. Properties
+come in the order of the schema. White space is what people write: none, one space, or a new line with up to
 16 spaces, so that no model can fill its answer with it. Knows no HTTP and does no sampling.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence as Ordered
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from engine.errors import InvalidRequest
 from engine.tokenizer import ModelTokenizer
+from engine.tool_calls import ToolFormat
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
@@ -28,46 +30,79 @@ log = logging.getLogger("engine")
 
 MAX_SCHEMA_CHARACTERS = 128 * 1024
 _WHITE_SPACE = r" |\n {0,16}"
-_KEPT_SCHEMAS = 64
+_KEPT_RULES = 64
 _LONGEST_REASON = 300  # characters; llguidance may quote whole expressions
 
 
-class JsonGrammars:
-    """Compiles schemas for one model's tokens, each once. Safe to share between threads."""
+@dataclass(frozen=True, slots=True)
+class JsonRule:
+    """JSON that matches `schema`, whose keywords that cannot be enforced are refused if `is_strict`, else ignored."""
+
+    schema: str
+    is_strict: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CallsRule:
+    """Up to `max_calls` calls of `functions`, by name with the rule for their arguments."""
+
+    form: ToolFormat
+    functions: tuple[tuple[str, JsonRule], ...]
+    is_required: bool
+    max_calls: int
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerRule:
+    """What an answer may be: what `content` says (None: any text), or calls; with calls that are required, only those.
+
+    Calls may follow free text, not JSON.
+    """
+
+    content: JsonRule | None = None
+    calls: CallsRule | None = None
+
+    @property
+    def schemas(self) -> list[JsonRule]:
+        return [
+            *([self.content] if self.content else []),
+            *(schema for _, schema in (self.calls.functions if self.calls else ())),
+        ]
+
+
+class AnswerGrammars:
+    """Compiles rules for one model's tokens, each once. Safe to share between threads."""
 
     def __init__(self, tokenizer: ModelTokenizer, end_ids: frozenset[int], vocab_size: int) -> None:
         """`end_ids` end an answer, at least one is needed; `vocab_size` is the width of the logits."""
         self._tokenizer, self._end_ids, self._vocab_size = tokenizer, end_ids, vocab_size
         self._lock = Lock()
-        self._compiled = lru_cache(_KEPT_SCHEMAS)(self._compile)
+        self._compiled = lru_cache(_KEPT_RULES)(self._compile)
 
-    def build(self, schema: str, is_strict: bool, param: str) -> JsonGrammar:
-        """A grammar at its beginning. May take seconds where the schema is new.
+    def build(self, rule: AnswerRule, param: str) -> AnswerGrammar:
+        """A grammar at its beginning. May take seconds where the rule is new.
 
-        Keywords that cannot be enforced are refused if `is_strict`, else ignored. Raises
-        `InvalidRequest`, which names `param`.
+        Raises `InvalidRequest`, which names `param`.
         """
         try:
-            start = self._compiled(schema, is_strict)
+            start = self._compiled(rule)
         except ValueError as error:
             raise InvalidRequest(f"Invalid value for '{param}': {error}", param=param) from None
-        return JsonGrammar(start.deep_copy(), self._end_ids, self._vocab_size)
+        return AnswerGrammar(start.deep_copy(), self._end_ids, self._vocab_size)
 
-    def _compile(self, schema: str, is_strict: bool) -> LLMatcher:
-        """Raises `ValueError` that says what is wrong with the schema."""
+    def _compile(self, rule: AnswerRule) -> LLMatcher:
+        """Raises `ValueError` that says what is wrong with a schema."""
         from llguidance import LLMatcher  # costs 20 ms, and most answers are free
 
         from engine.schema_trial import LIMITS, fault_of
 
-        if len(schema) > MAX_SCHEMA_CHARACTERS:
+        num_characters = sum(len(json_rule.schema) for json_rule in rule.schemas)
+        if num_characters > MAX_SCHEMA_CHARACTERS:
             raise ValueError(
-                f"the schema has {len(schema)} characters; at most {MAX_SCHEMA_CHARACTERS} are allowed."
+                f"the schema has {num_characters} characters; at most {MAX_SCHEMA_CHARACTERS} are allowed."
             )
         with self._lock:  # one at a time, so that schemas take at most one processor from the model
-            grammar = LLMatcher.grammar_from_json_schema(
-                _without_options(schema),
-                overrides={"whitespace_pattern": _WHITE_SPACE, "lenient": not is_strict},
-            )
+            grammar = _written(rule)
             _check(fault_of(grammar))
             matcher = LLMatcher(self._ll_tokenizer, grammar, log_level=0, limits=LIMITS)
             _check(matcher.get_error())
@@ -83,8 +118,8 @@ class JsonGrammars:
         return LLTokenizer(TokenizerWrapper(vocabulary), eos_token=sorted(self._end_ids))
 
 
-class JsonGrammar:
-    """The way of one answer through its schema; see `engine.sequence.Grammar`. For one thread at a time."""
+class AnswerGrammar:
+    """The way of one answer through its rule; see `engine.sequence.Grammar`. For one thread at a time."""
 
     def __init__(self, matcher: LLMatcher, end_ids: frozenset[int], vocab_size: int) -> None:
         self._matcher, self._end_ids, self._vocab_size = matcher, end_ids, vocab_size
@@ -117,7 +152,7 @@ class JsonGrammar:
     def push(self, token_id: int) -> None:
         """Take the token that was chosen, one that `allowed` had and that does not end the answer."""
         if not self._matcher.consume_token(token_id):
-            log.warning("an answer leaves its schema and ends: %s", self._matcher.get_error())
+            log.warning("an answer leaves its grammar and ends: %s", self._matcher.get_error())
 
 
 class _Vocabulary:
@@ -141,9 +176,42 @@ def _check(fault: str) -> None:
         raise ValueError(f"the schema cannot be enforced: {reason}")
 
 
-def _without_options(schema: str) -> str:
-    """The schema without the key by which it could change llguidance's options, white space among them."""
-    parsed: dict[str, Any] = json.loads(schema)
-    if parsed.pop("x-guidance", None) is None:
-        return schema
-    return json.dumps(parsed)
+def _written(rule: AnswerRule) -> str:
+    """The rule as llguidance reads it: a grammar in Lark's notation that refers to those of the schemas."""
+    content, calls = rule.content, rule.calls
+    schemas = {"content": content} if content else {}
+    lines = ["start: @content"]
+    if calls:
+        form, count = calls.form, calls.max_calls if calls.form.between else 1
+        schemas |= {f"arguments_{index}": schema for index, (_, schema) in enumerate(calls.functions)}
+        objects = [
+            f'{_literal(form.opening(name))} @arguments_{index} "}}"'
+            for index, (name, _) in enumerate(calls.functions)
+        ]
+        others = f"({_literal(form.between)} object){{0,{count - 1}}}" if count > 1 else ""
+        trigger = _literal(form.trigger)
+        if calls.is_required:
+            start = "calls" if form.is_bare else f"{trigger} calls"
+        elif content:  # a call without its trigger could not be told from the content's beginning
+            start = f"@content | {trigger} calls"
+        else:
+            start = "TEXT | lead calls" + (" | calls" if form.is_bare else "")
+        lines = [
+            f"start: {start}",
+            f"lead[lazy]: TEXT {trigger}",
+            r"TEXT: /([^{](.|\n)*)?/" if form.is_bare else r"TEXT: /(.|\n)*/",
+            f"calls: {_literal(form.first)} object {others} {_literal(form.last)}",
+            f"object: {' | '.join(objects)}",
+        ]
+    named = [{"name": name, "json_schema": _with_options(schema)} for name, schema in schemas.items()]
+    return json.dumps({"grammars": [{"name": "answer", "lark_grammar": "\n".join(lines)}, *named]})
+
+
+def _literal(text: str) -> str:
+    return json.dumps(text) if text else ""
+
+
+def _with_options(rule: JsonRule) -> dict[str, Any]:
+    """The schema with our options for llguidance, in the place of any that came with it."""
+    options = {"whitespace_pattern": _WHITE_SPACE, "lenient": not rule.is_strict}
+    return {**json.loads(rule.schema), "x-guidance": options}

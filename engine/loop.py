@@ -198,7 +198,7 @@ class Engine:
 
     def _apply(self, plan: Plan) -> None:
         for sequence in plan.preempted:
-            release(sequence, self.allocator)
+            self._release(sequence)
             self.running.remove(sequence)
             self.waiting.put_back(sequence)
             self.places.paused(sequence.caller)
@@ -244,7 +244,8 @@ class Engine:
         reached = sequence.num_computed + chunk.num_tokens + judged.accepted
         sequence.num_computed = min(reached, sequence.num_tokens)
         self._publish(sequence)
-        trim(sequence, self.allocator)
+        if sequence.finish_reason is None:
+            trim(sequence, self.allocator)
         if is_round:
             done = round_of(drafts, chunk, judged, sequence.num_tokens - num_before)
             sequence.counts.add(done)
@@ -259,6 +260,12 @@ class Engine:
     def _publish(self, sequence: Sequence) -> None:
         if self.prefix_cache:
             publish_full_blocks(sequence, self.allocator)
+
+    def _release(self, sequence: Sequence) -> None:
+        """Let go of its blocks, which the drafter must have filled by then."""
+        if self.speculation:
+            self.speculation.catch_up()
+        release(sequence, self.allocator)
 
     def _measure(
         self, plan: Plan, work: Computed, drafts: Drafts, num_tokens: int, propose_s: float, total_s: float
@@ -288,7 +295,7 @@ class Engine:
 
     def _end(self, sequence: Sequence, reason: str) -> None:
         """The one way out: blocks back, place free, counted."""
-        release(sequence, self.allocator)
+        self._release(sequence)
         was_running = sequence in self.running
         (self.running if was_running else self.waiting).remove(sequence)
         self.places.leave(sequence.caller, was_running=was_running)

@@ -19,19 +19,10 @@ from torch import Tensor
 
 from engine.checkpoint import ModelConfig
 from engine.kv_cache import KVCache
-from engine.linear import (
-    Head,
-    Linear,
-    PackedLinear,
-    PackedSwiGLU,
-    PlainLinear,
-    PlainSwiGLU,
-    SwiGLU,
-    can_pack,
-    make_head,
-)
+from engine.linear import Head, Linear, SwiGLU, make_head, make_linear, make_swiglu
 from engine.rope import rotary_table
 
+SCORE_DEPTH = 32  # with heads of no multiple of it, how a CPU rounds scores depends on the number of rows
 LAST_HIDDEN = -1  # captured in place of layers: the state after the final norm, which the head reads
 
 
@@ -111,13 +102,9 @@ class Llama:
     ) -> None:
         self.config, self.dtype, self.device = config, dtype, device
         self.number_format = str(dtype).removeprefix("torch.")
-        packed = can_pack(dtype, device)
 
         def load(name: str) -> Tensor:
             return weights[f"model.{name}.weight"].to(device=device, dtype=dtype)
-
-        def linear(weight: Tensor) -> Linear:
-            return PackedLinear(weight) if packed else PlainLinear(weight)
 
         self.embedding = load("embed_tokens")  # [V, D]
         self.layers = []
@@ -127,12 +114,12 @@ class Llama:
             self.layers.append(
                 Layer(
                     attention_norm=load(f"{at}.input_layernorm"),
-                    qkv=linear(torch.cat([load(f"{at}.self_attn.{part}_proj") for part in "qkv"])),
+                    qkv=make_linear(torch.cat([load(f"{at}.self_attn.{part}_proj") for part in "qkv"])),
                     head_norms=self._head_norms(at, load) if config.has_head_norms else None,
-                    attention_out=linear(load(f"{at}.self_attn.o_proj")),
+                    attention_out=make_linear(load(f"{at}.self_attn.o_proj")),
                     mlp_norm=load(f"{at}.post_attention_layernorm"),
-                    gate_up=PackedSwiGLU(gate, up) if packed else PlainSwiGLU(gate, up),
-                    mlp_out=linear(load(f"{at}.mlp.down_proj")),
+                    gate_up=make_swiglu(gate, up),
+                    mlp_out=make_linear(load(f"{at}.mlp.down_proj")),
                 )
             )
         self.final_norm = load("norm")
@@ -221,8 +208,15 @@ class Llama:
         )
         keys, values = cache.read(index, group.block_ids, group.batch)  # [B, K, tokens, d]
         keys, values = keys[:, :, : group.num_keys], values[:, :, : group.num_keys]
-        out = F.scaled_dot_product_attention(folded, keys, values, attn_mask=group.mask)
-        out = out.view(group.batch, config.num_kv_heads, shared, group.width, config.head_dim)
+        missing = -config.head_dim % SCORE_DEPTH if self.device.type == "cpu" else 0
+        if missing:
+            folded, keys, values = (F.pad(part, (0, missing)) for part in (folded, keys, values))
+        out = F.scaled_dot_product_attention(
+            folded, keys, values, attn_mask=group.mask, scale=config.head_dim**-0.5
+        )
+        out = out[..., : config.head_dim].view(
+            group.batch, config.num_kv_heads, shared, group.width, config.head_dim
+        )
         return out.permute(0, 3, 1, 2, 4).reshape(count, config.num_heads * config.head_dim)
 
 

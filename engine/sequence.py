@@ -146,7 +146,7 @@ class Sequence:
     admitted_s: float | None = None
     first_token_s: float | None = None
     finished_s: float | None = None
-    draft_trust: float = 0.0  # log odds by which its drafts do better than their confidence says
+    draft_trust: float | None = None  # log odds its drafts do better by than their confidence says
     _all_ids: array[int] = field(default_factory=lambda: array("q"), init=False, repr=False)
 
     @property

@@ -60,6 +60,7 @@ class ServeOptions:
     max_waiting_per_caller: int | None = None
     prefix_cache: bool = True
     drafter: str = "auto"
+    draft_topk: int | None = None  # of learned drafters; None = all tokens
     draft_confidence: float = 0.0
 
 
@@ -78,7 +79,7 @@ def serve(options: ServeOptions, progress: Progress) -> None:
         model = load_model(config, fetched.folder, choose_format(options.dtype, device, config), device)
         http = HttpServer()
         bridge = Bridge(http.loop)
-        drafter = load_named(options.drafter, model, options.data_dir, progress)
+        drafter = load_named(options.drafter, model, options.data_dir, progress, draft_topk=options.draft_topk)
         engine = build_engine(options, model, drafter, bridge)
         warm_up(engine)
         app = assemble(fetched.name, engine, bridge, tokenizer)

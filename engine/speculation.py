@@ -29,9 +29,10 @@ from engine.step_costs import StepCosts
 
 log = logging.getLogger("engine")
 
-_LONGEST_PAUSE = 64  # steps
-_TRYING_SHARE = 0.0075  # of the time of all steps
-_PAUSE_WEIGHT = 0.1  # of the newest step
+_MOST_WAITING = 128  # rows: more would hardly be cheaper each
+_LONGEST_REST = 256  # steps
+_TRYING_SHARE = 0.0075  # of the time of steps without drafting
+_COST_WEIGHT = 0.2  # of the newest step
 _TRIAL_EVERY = 128  # steps
 
 
@@ -78,7 +79,8 @@ class Speculation:
         self.is_broken = False
         self._device = model.device
         self._confidence = DraftConfidence(drafter.num_slots)
-        self._pauses: dict[int, _Pause] = {}
+        self._waiting: list[tuple[Span, Tensor]] = []  # computed, and not yet taken in
+        self._rest = _Rest()
         self._num_choices = 0
 
     @property
@@ -92,9 +94,11 @@ class Speculation:
         """Proposals for the sequences that want some, with as many tokens as are worth verifying."""
         decoding = [sequence for sequence in running if sequence.num_pending == 1 and sequence.output_ids]
         wanting = [one for one in decoding if one.speculation != "off" and _room(one) > 0]
-        pause = self._pauses.setdefault(len(decoding), _Pause())
         is_auto = all(sequence.speculation == "auto" for sequence in wanting)
-        if self.is_broken or not wanting or (is_auto and pause.goes_on()):
+        if not wanting or (is_auto and self._rest.goes_on()):
+            return Drafts()
+        self.catch_up()
+        if self.is_broken:
             return Drafts()
         try:
             proposal = self.drafter.propose(self._batch(wanting), self.cache)
@@ -102,7 +106,7 @@ class Speculation:
         except Exception:
             self._give_up("propose")
             return Drafts()
-        pause.note(best)
+        self._rest.note(len(decoding), best)
         return drafts
 
     def _batch(self, sequences: Ordered[Sequence]) -> DraftBatch:
@@ -170,9 +174,8 @@ class Speculation:
         """What a step without prefill has taken."""
         is_greedy = all(sequence.sampling.is_greedy for sequence in decoding)
         self.costs.observe(len(decoding), num_rows, times.verify_s, times.sample_s, is_greedy=is_greedy)
-        pause = self._pauses.get(len(decoding))
-        if pause is not None and drafts.proposal is not None:
-            pause.observe(propose_s, times.total_s)
+        if drafts.proposal is not None:
+            self._rest.observe(len(decoding), propose_s)
 
     def learn(self, drafts: Drafts, chunk: Chunk, judged: Judged) -> None:
         """See what became of a sequence's drafts."""
@@ -180,40 +183,49 @@ class Speculation:
         if proposed is None or not proposed.token_ids:
             return
         tested, stood = len(chunk.drafted), judged.accepted
-        if tested == 0 and self.drafter.context is None:  # what follows is known without a test
+        is_certain = drafts.proposal is not None and drafts.proposal.draft_probs is None
+        if tested == 0 and is_certain:  # what follows is known without a test
             tested, stood = 1, int(judged.choices[0].token_id == proposed.token_ids[0])
         self._confidence.learn(chunk.sequence, proposed.chances, tested, stood)
 
     def extend(
         self, chunks: Ordered[Chunk], accepted: Mapping[Sequence, int], features: Tensor | None
     ) -> None:
-        """Let the drafter take in what the target has computed and what stays: rows of `chunks` in order.
+        """What the target has computed and what stays, for the drafter to take in: rows of `chunks` in order.
 
         Call it before `num_computed` rises. It holds for all sequences, those without drafts included,
-        as others may come to share their blocks.
+        as others may come to share their blocks. Prompts are taken in at once. The rows of answers wait for
+        each other, since many cost hardly more than one: until somebody wants drafts or ends.
         """
         if self.is_broken or self.drafter.context is None:
             return
-        spans: list[Span] = []
-        kept: list[int] = []
-        first_row = 0
+        num_rows, row = sum(chunk.width for chunk in chunks), 0
+        if features is None:
+            features = torch.zeros(num_rows, 0, device=self._device)
         for chunk in chunks:
             sequence, stands = chunk.sequence, accepted.get(chunk.sequence, 0)
             token_ids = [*sequence.pending_ids(chunk.num_tokens), *chunk.drafted[:stands]]
-            spans.append(Span(token_ids, sequence.num_computed, sequence.block_ids))
-            kept += range(first_row, first_row + len(token_ids))
-            first_row += chunk.width
-        if features is None:
-            features = torch.zeros(first_row, 0, device=self._device)
-        if len(kept) < first_row:
-            features = features[torch.tensor(kept, device=features.device)]
+            span = Span(token_ids, sequence.num_computed, sequence.block_ids)
+            self._waiting.append((span, features[row : row + len(token_ids)]))
+            row += chunk.width
+        num_waiting = sum(len(span.token_ids) for span, _ in self._waiting)
+        if num_waiting >= _MOST_WAITING or any(chunk.num_tokens > 1 for chunk in chunks):
+            self.catch_up()
+
+    def catch_up(self) -> None:
+        """Let the drafter take in all that waits. Call it before a sequence lets go of its blocks."""
+        if not self._waiting:
+            return
+        spans, features = zip(*self._waiting, strict=True)
+        self._waiting = []
         try:
-            self.drafter.extend(context_rows(spans, features), self.cache)
+            self.drafter.extend(context_rows(spans, torch.cat(features)), self.cache)
         except Exception:
             self._give_up("extend")
 
     def _give_up(self, what: str) -> None:
         self.is_broken = True
+        self._waiting = []
         log.exception("the drafter %s failed to %s: going on without speculation", self.name, what)
 
 
@@ -226,14 +238,14 @@ def round_of(drafts: Drafts, chunk: Chunk, judged: Judged, committed: int) -> Ro
     return Round(drafted, verified, judged.accepted, committed)
 
 
-class _Pause:
+class _Rest:
     """Steps without drafting where it has not paid, twice as many each time it still does not.
 
-    As many at most as keep the cost of trying again below half a percent.
+    As many at most as keep the time of trying again at `_TRYING_SHARE`.
     """
 
     def __init__(self) -> None:
-        self._draft_s, self._share = 0.0, 0.0
+        self._draft_s: dict[int, float] = {}  # by number of sequences
         self._length, self._left = 0, 0
 
     def goes_on(self) -> bool:
@@ -241,16 +253,18 @@ class _Pause:
         self._left -= 1
         return self._left >= 0
 
-    def observe(self, draft_s: float, step_s: float) -> None:
-        """What drafting has cost, of a step of so many seconds in all."""
-        self._draft_s += _PAUSE_WEIGHT * (draft_s - self._draft_s)
-        self._share += _PAUSE_WEIGHT * (draft_s / max(draft_s, step_s, 1e-6) - self._share)
+    def observe(self, num_sequences: int, draft_s: float) -> None:
+        """What drafting has cost."""
+        seconds = max(draft_s, 1e-6)
+        known = self._draft_s.get(num_sequences, seconds)
+        self._draft_s[num_sequences] = known * (seconds / known) ** _COST_WEIGHT  # a slow step counts little
 
-    def note(self, best: Best) -> None:
+    def note(self, num_sequences: int, best: Best) -> None:
         """What drafting has promised."""
-        pays = best.gain > 1.0 + self._draft_s / best.step_s
-        longest = min(_LONGEST_PAUSE, int(self._share / _TRYING_SHARE))
-        self._length = 0 if pays else min(longest, max(1, 2 * self._length))
+        nearest = min(self._draft_s, key=lambda known: abs(known - num_sequences), default=None)
+        share = 0.0 if nearest is None else self._draft_s[nearest] / best.step_s
+        longest = min(_LONGEST_REST, int(share / _TRYING_SHARE))
+        self._length = 0 if best.gain > 1.0 + share else min(longest, max(1, 2 * self._length))
         self._left = self._length
 
 

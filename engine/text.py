@@ -57,7 +57,7 @@ class TextStream:
         if found is not None:
             self._is_stopped, self._held = True, ""
             return text[:found]
-        keep = len(text) - _begun_stop(text, self._stops)
+        keep = len(text) - begun(text, self._stops)
         self._held = text[keep:]
         return text[:keep]
 
@@ -69,12 +69,12 @@ def first_stop(text: str, stops: tuple[str, ...], num_old: int = 0) -> int | Non
     return min(ends)[1] if ends else None
 
 
-def _begun_stop(text: str, stops: tuple[str, ...]) -> int:
-    """Length of the longest end of `text` that begins a stop string."""
+def begun(text: str, strings: tuple[str, ...]) -> int:
+    """Length of the longest end of `text` that begins, but does not complete, one of the `strings`."""
     longest = 0
-    for stop in stops:
-        for length in range(min(len(stop) - 1, len(text)), longest, -1):
-            if text.endswith(stop[:length]):
+    for string in strings:
+        for length in range(min(len(string) - 1, len(text)), longest, -1):
+            if text.endswith(string[:length]):
                 longest = length
                 break
     return longest

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from tokenizers import Tokenizer
 
 from engine.chat_template import Message, load_chat_template, special_tokens
 from engine.errors import StartError
+from engine.tool_calls import HERMES, TRIGGERS, ToolFormat
 
 # Private-use characters put around control tokens that a caller wrote in a message.
 _OPEN, _CLOSE = "\ue0f0", "\ue0f1"
@@ -32,16 +34,14 @@ class ModelTokenizer:
         except Exception as error:  # the tokenizers package raises bare Exception
             raise StartError(f"{path} cannot be read: {error}") from None
         settings = _read_settings(folder)
+        added = self._tokenizer.get_added_tokens_decoder()
+        self._added = {token_id: token.content for token_id, token in added.items()}
+        controls = sorted((token.content for token in added.values() if token.special), key=len, reverse=True)
+        self._controls = re.compile("|".join(map(re.escape, controls)) or "(?!)")
+        # What begins a call is text, whether a model has a token for it or not.
         self.special_ids = {
-            token_id
-            for token_id, token in self._tokenizer.get_added_tokens_decoder().items()
-            if token.special
+            token_id for token_id, token in added.items() if token.special and token.content not in TRIGGERS
         }
-        self._added = {
-            token_id: token.content for token_id, token in self._tokenizer.get_added_tokens_decoder().items()
-        }
-        specials = sorted((self._added[token_id] for token_id in self.special_ids), key=len, reverse=True)
-        self._controls = re.compile("|".join(map(re.escape, specials)) or "(?!)")
         self._template = load_chat_template(folder, settings)
         self._end_token = special_tokens(settings).get("eos_token")
         self._is_byte_level = "ByteLevel" in str(json.loads(path.read_text(encoding="utf-8")).get("decoder"))
@@ -57,6 +57,11 @@ class ModelTokenizer:
         return self._template is not None
 
     @property
+    def tool_format(self) -> ToolFormat:
+        """How the model writes calls of functions."""
+        return self._template.tool_format if self._template else HERMES
+
+    @property
     def end_ids(self) -> frozenset[int]:
         """The token that ends a turn, where the tokenizer names one."""
         token_id = None if self._end_token is None else self._tokenizer.token_to_id(self._end_token)
@@ -70,24 +75,29 @@ class ModelTokenizer:
         """A lower bound for the number of tokens of `text`, found without encoding it."""
         return len(text.encode("utf-8", "surrogatepass")) // self._longest // 4
 
-    def encode_chat(self, messages: list[Message]) -> list[int]:
-        """Render `messages` with the model's template, ready for the assistant's turn.
+    def encode_chat(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] = ()) -> list[int]:
+        """Render a chat with the model's template, ready for the assistant's turn.
 
-        Control tokens that stand in a message's text are encoded as plain text, so that a message
-        cannot end its own turn and speak in another role.
+        Control tokens that stand in a text of it are encoded as plain text, so that a message cannot end
+        its own turn and speak in another role.
         """
         assert self._template is not None, "the HTTP side refuses chats when there is no template"
-        if not any(self._controls.search(message["content"]) for message in messages):
-            return list(self._tokenizer.encode(self._template.render(messages), add_special_tokens=False).ids)
-        marked = [{**message, "content": self._mark(message["content"])} for message in messages]
+        if not any(map(self._controls.search, texts_of([*messages, *tools]))):
+            return self._encode_marked_up(self._template.render(messages, tools))
         ids: list[int] = []
-        for index, piece in enumerate(re.split(f"[{_OPEN}{_CLOSE}]", self._template.render(marked))):
+        rendered = self._template.render(self._mark(messages), self._mark(tools))
+        for index, piece in enumerate(re.split(f"[{_OPEN}{_CLOSE}]", rendered)):
             ids += self._encode_plain(piece) if index % 2 else self._encode_marked_up(piece)
         return ids
 
-    def _mark(self, text: str) -> str:
-        text = text.replace(_OPEN, "").replace(_CLOSE, "")
-        return self._controls.sub(f"{_OPEN}\\g<0>{_CLOSE}", text)
+    def _mark(self, value: Any) -> Any:
+        """The same with marks around the control tokens in all its texts."""
+        if isinstance(value, str):
+            text = value.replace(_OPEN, "").replace(_CLOSE, "")
+            return self._controls.sub(f"{_OPEN}\\g<0>{_CLOSE}", text)
+        if isinstance(value, dict):
+            return {self._mark(key): self._mark(inner) for key, inner in value.items()}
+        return [self._mark(inner) for inner in value] if isinstance(value, list | tuple) else value
 
     def _encode_marked_up(self, text: str) -> list[int]:
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
@@ -120,6 +130,15 @@ class ModelTokenizer:
         if re.fullmatch(r"<0x[0-9A-F]{2}>", piece):
             return bytes([int(piece[3:5], 16)])
         return str(piece).replace("\u2581", " ").encode()
+
+
+def texts_of(value: Any) -> Iterator[str]:
+    """Every text within a JSON value, keys included."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for inner in [*value, *value.values()] if isinstance(value, dict) else value:
+            yield from texts_of(inner)
 
 
 @lru_cache(maxsize=1)

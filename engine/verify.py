@@ -8,7 +8,6 @@ B = sequences, n = slots of the proposal, R = target rows, V = vocabulary of the
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Ordered
 from dataclasses import dataclass
 
 import torch
@@ -26,16 +25,6 @@ class Verdict:
 
     accepted: Tensor  # [B]
     next_ids: Tensor  # [B]
-
-
-@dataclass(frozen=True, slots=True)
-class Committed:
-    """What one round adds to a sequence."""
-
-    token_ids: tuple[int, ...]
-    accepted_length: int  # drafted tokens that stand
-    proposal_length: int  # as reported: shortened where a stop token ended the round
-    is_end: bool  # the last token is a stop token
 
 
 def verify(
@@ -119,14 +108,3 @@ def _draft_row(proposal: Proposal, like: Tensor, slots: Tensor) -> Tensor:
 def _rows(first_rows: Tensor, slots: Tensor, num_rows: int) -> Tensor:
     """Target row of each slot [B, n]; slots beyond a sequence's length point anywhere and are not looked at."""
     return (first_rows.unsqueeze(1) + slots).clamp_max(num_rows - 1)
-
-
-def settle(
-    drafted: Ordered[int], accepted: int, next_id: int, proposal_length: int, stop_ids: frozenset[int]
-) -> Committed:
-    """What a round commits: up to the first accepted stop token, else the accepted ones and the next token."""
-    for count, token_id in enumerate(drafted[:accepted], start=1):
-        if token_id in stop_ids:
-            return Committed(tuple(drafted[:count]), count, count, is_end=True)
-    tokens = (*drafted[:accepted], next_id)
-    return Committed(tokens, accepted, proposal_length, is_end=next_id in stop_ids)

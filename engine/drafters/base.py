@@ -101,7 +101,7 @@ class Drafter(Protocol):
         """What it keeps of each position; None where it keeps nothing."""
 
     def extend(self, rows: ContextRows, cache: DraftCache) -> None:
-        """Take in rows the target computed: a prefill chunk, or verified rows 0..accepted of a round."""
+        """Take in rows the target computed and that stay, of one step or of many."""
 
     def propose(self, batch: DraftBatch, cache: DraftCache) -> Proposal:
         """Draft the tokens after each anchor. Leaves the cache as it is."""

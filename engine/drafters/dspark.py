@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from engine.drafters.base import ContextRows, DraftBatch, Proposal, confident_lengths
+from engine.drafters.base import ContextRows, DraftBatch, Proposal
 from engine.drafters.context import ContextShape, DraftCache
 from engine.drafters.draws import choose
 from engine.drafters.layers import DraftLayer, Norm, Projection, RotaryTable, visible
@@ -55,7 +55,6 @@ class BlockDrafter:
     confidence_reads_markov: bool = True
     vocabulary: Tensor | None = None  # [V] target ids; None: the target's own vocabulary
     samples_anchor: bool = True
-    threshold: float = 0.0  # confidence below which a proposal ends; 0 keeps all slots
     draft_topk: int | None = None  # k; None: all columns
     reads_last_hidden: bool = False
 
@@ -86,12 +85,9 @@ class BlockDrafter:
         drafted = self.link_slots(hidden, batch.anchors, choose_slot)
         probs = drafted.draft_probs
         confidence = self.confidence_logits(hidden, drafted.previous)
-        lengths = torch.full_like(batch.starts, self.num_slots)
-        if confidence is not None and self.threshold > 0.0:
-            lengths = confident_lengths(confidence, self.threshold)
         return Proposal(
             token_ids=self._target_ids(drafted.columns),
-            lengths=lengths,
+            lengths=torch.full_like(batch.starts, self.num_slots),
             token_probs=None if probs is None else probs.gather(2, drafted.columns.unsqueeze(2)).squeeze(2),
             draft_probs=probs,
             vocabulary=self.vocabulary,

@@ -54,13 +54,13 @@ class Rotation:
 
 @dataclass(frozen=True, slots=True)
 class RotaryTable:
-    """Tables of `engine.rope`, [positions, 1, d] each. Positions beyond them take the last one's."""
+    """Tables of `engine.rope`, [positions, 1, d] each, one row for every position that may be asked for."""
 
     cosine: Tensor
     sine: Tensor
 
     def at(self, positions: Tensor) -> Rotation:
-        known = positions.clamp(0, len(self.cosine) - 1)
+        known = positions.clamp_min(0)  # a row without a predecessor is not looked at
         return Rotation(self.cosine.index_select(0, known), self.sine.index_select(0, known))
 
 

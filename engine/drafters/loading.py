@@ -7,7 +7,7 @@ target's share its storage; tensors nobody asked for are reported. The layout is
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -27,13 +27,13 @@ from engine.drafters.markov import (
     SomeBiases,
     VanillaHead,
 )
-from engine.drafters.settings import DraftSettings, read_settings
+from engine.drafters.settings import DraftSettings, MarkovKind, read_settings
 from engine.drafters.tensors import DraftTensors
 from engine.errors import StartError
 from engine.linear import Head, make_head
 from engine.rope import rotary_table
 
-KNOWN_EXTRAS = frozenset({"t2d", "verifier_norm.weight", "verifier_lm_head.weight"})  # the target has them
+KNOWN_EXTRAS = frozenset({"verifier_norm.weight", "verifier_lm_head.weight"})  # the target has them
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,7 @@ class TargetParts:
     embedding: Tensor  # [V, D] in the format that the drafter shall run in, on its device
     head_weight: Tensor  # [V, D]
     head: Head  # computes with `head_weight`
+    max_positions: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +57,12 @@ class Loaded:
     unused: tuple[str, ...]  # tensors of the file that nothing reads
 
 
-def load_drafter(
-    folder: Path, target: TargetParts, *, threshold: float = 0.0, draft_topk: int | None = None
-) -> Loaded:
+def load_drafter(folder: Path, target: TargetParts, *, draft_topk: int | None = None) -> Loaded:
     """Load a DSpark, DFlash, Eagle3 or MTP-1 drafter. StartError where it does not fit or is ambiguous.
 
-    For DSpark and DFlash: `threshold` is the confidence below which a proposal ends; each slot chooses among
-    its `draft_topk` (1 or more; None: all) likeliest tokens before the Markov bias, which is then computed
-    for these alone. Rotary tables, norms and products are in the format of the target's embedding.
+    For DSpark and DFlash: each slot chooses among its `draft_topk` (1 or more; None: all) likeliest tokens
+    before the Markov bias, which is then computed for these alone. Rotary tables, norms and products are in
+    the format of the target's embedding.
     """
     settings = read_settings(folder)
     _check_target(folder, settings, target)
@@ -71,10 +70,10 @@ def load_drafter(
     embedding, shares_embedding = _embedding(tensors, target)
     vocabulary = _vocabulary(tensors, settings, target)
     head, shares_head = _head(tensors, settings, target)
-    shared = _Shared(settings, tensors, embedding, vocabulary, head, _rotary(settings, target.embedding))
+    shared = _Shared(settings, tensors, embedding, vocabulary, head, _rotary(settings, target))
     drafter: Drafter
     if settings.kind == "dspark":
-        drafter = _block_drafter(shared, threshold, draft_topk)
+        drafter = _block_drafter(shared, draft_topk)
     elif settings.kind == "eagle3":
         drafter = _eagle3(shared)
     else:
@@ -131,23 +130,31 @@ def _head(tensors: DraftTensors, settings: DraftSettings, target: TargetParts) -
 
 
 def _vocabulary(tensors: DraftTensors, settings: DraftSettings, target: TargetParts) -> Tensor | None:
-    """Target ids of the drafter's ids: the file stores by how much each is further."""
+    """Target ids of the drafter's ids: `d2t` stores by how much each is further, `t2d` which they are."""
+    size, known = len(target.embedding), tensors.maybe("t2d", len(target.embedding))
     if settings.draft_vocab_size is None:
         moved = tensors.maybe("d2t", settings.layers.vocab_size)
         if moved is not None and bool(moved.any()):
             raise StartError(
                 f"{tensors.folder}: d2t moves tokens, though the drafter has the whole vocabulary"
             )
+        if known is not None and not bool(known.all()):
+            raise StartError(f"{tensors.folder}: t2d leaves out tokens, though the drafter has them all")
         return None
     offsets = tensors.take("d2t", settings.draft_vocab_size)
     ids = torch.arange(len(offsets), device=offsets.device) + offsets.long()
-    if int(ids.min()) < 0 or int(ids.max()) >= len(target.embedding) or len(ids.unique()) != len(ids):
+    if int(ids.min()) < 0 or int(ids.max()) >= size or len(ids.unique()) != len(ids):
         raise StartError(f"{tensors.folder}: d2t does not map to distinct tokens of the target")
+    if known is not None and not torch.equal(known.nonzero().squeeze(1), ids.sort().values):
+        raise StartError(f"{tensors.folder}: d2t and t2d do not name the same tokens of the target")
     return ids
 
 
-def _rotary(settings: DraftSettings, like: Tensor) -> RotaryTable:
-    return RotaryTable(*rotary_table(settings.layers, like.dtype, like.device))
+def _rotary(settings: DraftSettings, target: TargetParts) -> RotaryTable:
+    """For every position that a draft of the target may have."""
+    like, num_positions = target.embedding, target.max_positions + settings.num_slots
+    layers = replace(settings.layers, max_positions=num_positions)
+    return RotaryTable(*rotary_table(layers, like.dtype, like.device))
 
 
 def _layer(shared: _Shared, at: str, attention_in: int) -> DraftLayer:
@@ -174,7 +181,7 @@ def _layer(shared: _Shared, at: str, attention_in: int) -> DraftLayer:
     )
 
 
-def _block_drafter(shared: _Shared, threshold: float, draft_topk: int | None) -> BlockDrafter:
+def _block_drafter(shared: _Shared, draft_topk: int | None) -> BlockDrafter:
     settings, tensors = shared.settings, shared.tensors
     hidden, eps = settings.layers.hidden_size, settings.layers.norm_eps
     confidence = None
@@ -197,7 +204,6 @@ def _block_drafter(shared: _Shared, threshold: float, draft_topk: int | None) ->
         confidence_reads_markov=settings.confidence_reads_markov,
         vocabulary=shared.vocabulary,
         samples_anchor=settings.samples_anchor,
-        threshold=threshold,
         draft_topk=draft_topk,
     )
 
@@ -212,13 +218,31 @@ def _markov(shared: _Shared, draft_topk: int | None) -> MarkovHead:
         biases = AllBiases(tensors.projection("markov_head.markov_w2", rank, vocab_size))
     else:
         biases = SomeBiases(tensors.take("markov_head.markov_w2.weight", vocab_size, rank))
-    if settings.markov_kind == "gated":
+    kind = _markov_kind(tensors, settings)
+    if kind == "gated":
         gate = tensors.projection("markov_head.gate_proj", hidden + rank, rank)
         return GatedHead(embedding, biases, gate)
-    if settings.markov_kind == "rnn":
+    if kind == "rnn":
         joint = tensors.projection("markov_head.joint_proj", 2 * rank + hidden, 3 * rank)
         return RecurrentHead(embedding, biases, joint)
     return VanillaHead(embedding, biases)
+
+
+def _markov_kind(tensors: DraftTensors, settings: DraftSettings) -> MarkovKind:
+    """What the config says, or else the tensors, which must not speak against it."""
+    said, path = settings.markov_kind, tensors.folder / "config.json"
+    has_gate, has_joint = (f"markov_head.{one}_proj.weight" in tensors.stored for one in ("gate", "joint"))
+    stored: MarkovKind = "rnn" if has_joint else "gated" if has_gate else "vanilla"
+    if "rnn" in (said, stored) and not settings.samples_anchor:
+        raise StartError(
+            f"{path}: markov_head_type rnn with sample_from_anchor false does not say where the state begins"
+        )
+    if said not in (None, stored) or (has_gate and has_joint):
+        raise StartError(
+            f"{path}: markov_head_type is {said or 'not given'}, but the file has the tensors of "
+            f"{'both a gated and an rnn' if has_gate and has_joint else f'a {stored}'} head"
+        )
+    return stored
 
 
 def _eagle3(shared: _Shared) -> ChainDrafter:

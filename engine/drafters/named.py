@@ -50,7 +50,10 @@ def load_named(
     fetched = fetch_drafter(name, data_dir, progress)
     if fetched is None:
         return Named("lookup", PromptLookup())
-    target = TargetParts(model.config.num_layers, model.embedding, model.head_weight, model.head)
+    config = model.config
+    target = TargetParts(
+        config.num_layers, model.embedding, model.head_weight, model.head, config.max_positions
+    )
     try:
         loaded = load_drafter(fetched.folder, target, draft_topk=draft_topk)
     except torch.OutOfMemoryError:

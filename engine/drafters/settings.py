@@ -32,7 +32,7 @@ class DraftSettings:
     num_slots: int = 1  # block size, or steps of a chain
     mask_token_id: int = 0
     markov_rank: int = 0
-    markov_kind: MarkovKind = "vanilla"
+    markov_kind: MarkovKind | None = None  # None: not said
     has_confidence: bool = False
     confidence_reads_markov: bool = False
     samples_anchor: bool = True
@@ -111,11 +111,6 @@ def _read_speculators(path: Path, raw: dict[str, Any]) -> DraftSettings:
     layers = _layers(path, raw["transformer_layer_config"])
     rank = int(raw.get("markov_rank") or 0)
     samples_anchor = bool(raw["sample_from_anchor"])
-    kind = _markov_kind(path, raw, rank)
-    if kind == "rnn" and not samples_anchor:
-        raise StartError(
-            f"{path}: markov_head_type rnn with sample_from_anchor false does not say where the state begins"
-        )
     draft_vocab_size = int(raw["draft_vocab_size"])
     return DraftSettings(
         "dspark",
@@ -124,7 +119,7 @@ def _read_speculators(path: Path, raw: dict[str, Any]) -> DraftSettings:
         num_slots=int(raw["block_size"]),
         mask_token_id=int(raw["mask_token_id"]),
         markov_rank=rank,
-        markov_kind=kind,
+        markov_kind=_markov_kind(path, raw, rank),
         has_confidence=bool(raw.get("enable_confidence_head", False)),
         confidence_reads_markov=bool(raw.get("confidence_head_with_markov", False)),
         samples_anchor=samples_anchor,
@@ -135,6 +130,11 @@ def _read_speculators(path: Path, raw: dict[str, Any]) -> DraftSettings:
 def _layers(path: Path, raw: dict[str, Any]) -> ModelConfig:
     """Biases of the attention are read from the tensors, so the key is no reason to refuse."""
     refuse_what_is_not_computed(path.parent, {**raw, "attention_bias": False})
+    for place in (raw, raw.get("rope_parameters") or {}):
+        if place.get("partial_rotary_factor", 1.0) != 1.0:
+            raise StartError(
+                f"{path}: partial_rotary_factor {place['partial_rotary_factor']} is not supported, only 1"
+            )
     return build_config({"model_type": "qwen3", **raw}, {})
 
 
@@ -145,9 +145,9 @@ def _ids(path: Path, raw: dict[str, Any], key: str) -> tuple[int, ...]:
     return ids
 
 
-def _markov_kind(path: Path, raw: dict[str, Any], rank: int) -> MarkovKind:
-    kind = raw.get("markov_head_type", "vanilla")
-    if rank and kind not in MARKOV_KINDS:
+def _markov_kind(path: Path, raw: dict[str, Any], rank: int) -> MarkovKind | None:
+    kind: MarkovKind | None = raw.get("markov_head_type")
+    if rank and kind not in (None, *MARKOV_KINDS):
         raise StartError(f"{path}: markov_head_type {kind!r} is not known; {', '.join(MARKOV_KINDS)} are")
     return kind
 

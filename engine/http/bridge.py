@@ -1,13 +1,14 @@
 """Carries sequences from asyncio to the engine's thread and its events back.
 
-In: a sequence and the connection's `receive`. Out: its events, one a token, in the event loop. When
-the client goes, the sequence is cancelled and frees its place at the next step.
+In: the sequences of one answer and the connection's `receive`. Out: their events, one a token, in the event
+loop. When the client goes, they are cancelled and free their places at the next step.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from collections.abc import Sequence as Ordered
 
 from starlette.types import Receive
 
@@ -39,32 +40,46 @@ class Bridge:
             if queue is not None:
                 queue.put_nowait(event)
 
-    async def run(self, engine: Engine, sequence: Sequence, receive: Receive) -> AsyncGenerator[Event]:
-        """Submit the sequence and yield its events up to the last; raises its error, or `ClientGone`.
+    async def run(
+        self, engine: Engine, sequences: Ordered[Sequence], receive: Receive
+    ) -> AsyncGenerator[Event]:
+        """Submit sequences of one prompt and yield all their events; raises the error of any, or `ClientGone`.
 
+        The others are submitted once the first has read the prompt, so that they find it in the cache.
         Close the generator (`aclosing`) to cancel early.
         """
         queue: asyncio.Queue[Event | None] = asyncio.Queue()
-        self._queues[sequence.id] = queue
-        is_ended = False
+        self._queues |= {sequence.id: queue for sequence in sequences}
+        open_ids: set[str] = set()
         watcher = None
+
+        def submit(some: Ordered[Sequence]) -> None:
+            for sequence in some:
+                engine.submit(sequence)
+                open_ids.add(sequence.id)
+
+        others = sequences[1:]
         try:
-            engine.submit(sequence)
+            submit(sequences[:1])
             watcher = asyncio.create_task(_watch(receive, queue))
-            while not is_ended:
+            while open_ids:
                 event = await queue.get()
                 if event is None:
                     raise ClientGone
-                is_ended = event.is_last
+                if event.is_last:
+                    open_ids.discard(event.sequence_id)
                 if event.error is not None:
                     raise event.error
+                submit(others)
+                others = ()
                 yield event
         finally:
-            del self._queues[sequence.id]
+            for sequence in sequences:
+                del self._queues[sequence.id]
             if watcher is not None:
                 watcher.cancel()
-                if not is_ended:
-                    engine.cancel(sequence.id)
+            for sequence_id in open_ids:
+                engine.cancel(sequence_id)
 
 
 async def _watch(receive: Receive, queue: asyncio.Queue[Event | None]) -> None:

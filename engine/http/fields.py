@@ -6,9 +6,12 @@ In: the parsed body. Out: values, or `InvalidRequest` with OpenAI's codes. `null
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 from engine.errors import InvalidRequest
+
+DEEPEST = 100
 
 
 class Fields:
@@ -70,6 +73,29 @@ class Fields:
             raise self.wrong_type(name, "an object")
         return value
 
+    def object(self, name: str) -> Fields:
+        """The fields of an object; where it is absent, one without any."""
+        return Fields(self.mapping(name), f"{self.param(name)}.")
+
+    def objects(self, name: str, what: str) -> list[Fields]:
+        """The fields of each object of an array of `what`; none where it is absent."""
+        values = self.raw(name)
+        if values is None:
+            return []
+        if not isinstance(values, list):
+            raise self.wrong_type(name, f"an array of {what}")
+        items: list[Fields] = []
+        for index, value in enumerate(values):
+            param = f"{self.param(name)}[{index}]"
+            if not isinstance(value, dict):
+                raise InvalidRequest(
+                    f"Invalid type for '{param}': expected an object, but got {_json_type(value)}.",
+                    param=param,
+                    code="invalid_type",
+                )
+            items.append(Fields(value, f"{param}."))
+        return items
+
     def _check_range(self, name: str, value: float, least: float, most: float | None) -> None:
         if value < least:
             raise self.invalid(name, f"{value} is below the minimum, {least}.")
@@ -99,6 +125,21 @@ class Fields:
         return InvalidRequest(
             f"'{param}' is not supported by this engine: {advice}", param=param, code="unsupported_parameter"
         )
+
+
+def is_too_deep(value: Any) -> bool:
+    """Whether arrays and objects lie within each other more than `DEEPEST` times; recursion over them may fail."""
+    level = [value]
+    for _ in range(DEEPEST):
+        level = [part for outer in level for part in _parts(outer) if isinstance(part, dict | list)]
+        if not level:
+            return False
+    return True
+
+
+def _parts(value: Any) -> Iterable[Any]:
+    parts: Iterable[Any] = value.values() if isinstance(value, dict) else value
+    return parts
 
 
 def _json_type(value: Any) -> str:

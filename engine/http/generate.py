@@ -22,11 +22,13 @@ from starlette.types import Receive, Scope, Send
 
 from engine.errors import BodyTooLarge, EngineError, InvalidRequest, StepFailed, UnknownModel
 from engine.http.bridge import Bridge, ClientGone
+from engine.http.choice import Choice, Delta
+from engine.http.fields import DEEPEST, is_too_deep
 from engine.http.prompts import PromptReader
 from engine.http.requests import GenerationRequest
-from engine.http.shapes import AnswerHead, Json, PlacedLogprob, Shape, closing_fields
+from engine.http.shapes import AnswerHead, Json, Shape, closing_fields
 from engine.loop import Engine
-from engine.sequence import Event, Sequence, Timings
+from engine.sequence import Event, Sequence
 
 log = logging.getLogger("engine")
 
@@ -76,10 +78,11 @@ class GenerationEndpoint:
                 served.model,
                 served.fingerprint,
             )
-            sequence = await self._build_sequence(request, head.id, caller)
-            sequence.shape = read_shape(incoming)
-            async with aclosing(served.bridge.run(served.engine, sequence, receive)) as events:
-                answer = Answer(head, self._shape, request, sequence, served.prompts)
+            sequences = await self._build_sequences(request, head.id, caller)
+            for sequence in sequences:
+                sequence.shape = read_shape(incoming)
+            async with aclosing(served.bridge.run(served.engine, sequences, receive)) as events:
+                answer = Answer(head, self._shape, request, sequences, served.prompts)
                 if request.stream:
                     await answer.stream(events, send)
                 else:
@@ -87,50 +90,53 @@ class GenerationEndpoint:
         except (ClientGone, ClientDisconnect, OSError):
             return
 
-    async def _build_sequence(self, request: GenerationRequest, sequence_id: str, caller: str) -> Sequence:
-        build = self._served.prompts.build_sequence
-        if request.num_characters > _LONG_PROMPT or request.json_schema is not None:
-            return await asyncio.to_thread(build, request, sequence_id, caller)
-        return build(request, sequence_id, caller)
+    async def _build_sequences(
+        self, request: GenerationRequest, answer_id: str, caller: str
+    ) -> list[Sequence]:
+        build = self._served.prompts.build_sequences
+        if request.num_characters > _LONG_PROMPT or request.has_rule:
+            return await asyncio.to_thread(build, request, answer_id, caller)
+        return build(request, answer_id, caller)
 
 
 class Answer:
-    """Writes the events of one sequence in one shape."""
+    """Writes the events of one answer's sequences in one shape."""
 
     def __init__(
         self,
         head: AnswerHead,
         shape: Shape,
         request: GenerationRequest,
-        sequence: Sequence,
+        sequences: list[Sequence],
         prompts: PromptReader,
     ) -> None:
-        self._head, self._shape, self._request, self._sequence = head, shape, request, sequence
+        self._head, self._shape, self._request = head, shape, request
         self._tokenizer = prompts.tokenizer
-        self._unsent: list[PlacedLogprob] = []
-        self._num_shown = 0  # characters
+        self._choices = {
+            sequence.id: Choice(index, sequence, prompts.call_reader(request))
+            for index, sequence in enumerate(sequences)
+        }
+        self._num_open = len(sequences)
+        self._opened: set[str] = set()
 
     async def whole(self, events: AsyncGenerator[Event], scope: Scope, receive: Receive, send: Send) -> None:
-        texts: list[str] = []
-        last = None
-        async for last in events:
-            texts.append(last.text)
-            self._take(last)
-        assert last is not None
-        assert last.finish_reason is not None
-        assert last.timings is not None
-        logprobs = self._logprobs(is_last=True)
-        body = self._shape.whole(self._head, "".join(texts), logprobs, last.finish_reason)
-        body.update(closing_fields(self._sequence, last.timings, with_usage=True))
+        said = {sequence_id: Delta() for sequence_id in self._choices}
+        async for event in events:
+            said[event.sequence_id].add(self._choices[event.sequence_id].take(event))
+        choices = [
+            self._shape.whole(
+                choice.index, said[sequence_id], self._logprobs(said[sequence_id], is_whole=True)
+            )
+            for sequence_id, choice in self._choices.items()
+        ]
+        body = self._head.object(self._shape.whole_kind, choices) | self._closing_fields(with_usage=True)
         await Response(orjson.dumps(body), media_type="application/json")(scope, receive, send)
 
     async def stream(self, events: AsyncGenerator[Event], send: Send) -> None:
         first = await anext(events)  # an error before the first token is still an HTTP error
         await send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS})
-        opening = self._shape.opening(self._head)
-        pieces = [] if opening is None else [self._frame(opening)]
         try:
-            await _send(send, b"".join(pieces) + self._frames(first))
+            await _send(send, self._frames(first))
             async for event in events:
                 frames = self._frames(event)
                 if frames:
@@ -146,46 +152,44 @@ class Answer:
 
     def _frames(self, event: Event) -> bytes:
         """The server-sent events for one engine event; none while its text is held back."""
-        self._take(event)
+        choice, shape = self._choices[event.sequence_id], self._shape
         frames = b""
-        if event.text:
-            text_chunk = self._shape.chunk(
-                self._head, event.text, self._logprobs(is_last=event.is_last), None
-            )
-            frames = self._frame(text_chunk)
-        if event.finish_reason is not None:
-            assert event.timings is not None
-            frames += self._closing(event.finish_reason, event.timings)
+        if event.sequence_id not in self._opened:
+            self._opened.add(event.sequence_id)
+            opening = shape.opening(choice.index, may_call=self._request.tools is not None)
+            frames += self._frame(opening) if opening else b""
+        delta = choice.take(event)
+        logprobs = self._logprobs(delta)
+        if not delta.is_empty:
+            frames += self._frame(shape.part(choice.index, delta, logprobs))
+            logprobs = None
+        if delta.finish_reason is not None:
+            self._num_open -= 1
+            frames += self._ending(shape.end(choice.index, logprobs, delta.finish_reason))
         return frames
 
-    def _closing(self, finish_reason: str, timings: Timings) -> bytes:
-        finish = self._shape.chunk(self._head, "", self._logprobs(is_last=True), finish_reason)
+    def _ending(self, end: Json) -> bytes:
+        """The end of a choice; after the last one that of the stream."""
+        if self._num_open:
+            return self._frame(end)
         if not self._request.include_usage:
-            finish.update(closing_fields(self._sequence, timings, with_usage=False))
-            return self._frame(finish) + b"data: [DONE]\n\n"
-        last = self._shape.usage_chunk(self._head)
-        last.update(closing_fields(self._sequence, timings, with_usage=True))
-        return self._frame(finish) + _sse(last) + b"data: [DONE]\n\n"
+            return self._frame(end, self._closing_fields(with_usage=False)) + b"data: [DONE]\n\n"
+        last = self._head.object(self._shape.chunk_kind, []) | self._closing_fields(with_usage=True)
+        return self._frame(end) + _sse(last) + b"data: [DONE]\n\n"
 
-    def _frame(self, chunk: Json) -> bytes:
+    def _closing_fields(self, *, with_usage: bool) -> Json:
+        return closing_fields(list(self._choices.values()), with_usage=with_usage)
+
+    def _frame(self, choice: Json, closing: Json | None = None) -> bytes:
+        chunk = self._head.object(self._shape.chunk_kind, [choice]) | (closing or {})
         if self._request.include_usage:
             chunk["usage"] = None
         return _sse(chunk)
 
-    def _take(self, event: Event) -> None:
-        self._num_shown += len(event.text)
-        self._unsent += event.logprobs
-
-    def _logprobs(self, *, is_last: bool) -> Json | None:
-        """The log probabilities of tokens whose text is out; at the end all but a cut-off stop string's."""
-        if self._sequence.sampling.top_logprobs is None:
+    def _logprobs(self, delta: Delta, *, is_whole: bool = False) -> Json | None:
+        if self._request.sampling.top_logprobs is None or not (delta.logprobs or is_whole):
             return None
-        keeps_rest = is_last and not self._sequence.text.is_stopped
-        count = 0
-        while count < len(self._unsent) and (keeps_rest or self._unsent[count][1] < self._num_shown):
-            count += 1
-        ready, self._unsent = self._unsent[:count], self._unsent[count:]
-        return self._shape.logprobs(ready, self._tokenizer) if ready or not self._request.stream else None
+        return self._shape.logprobs(delta.logprobs, self._tokenizer)
 
 
 def read_caller(request: Request) -> str:
@@ -216,6 +220,10 @@ async def read_json(request: Request) -> dict[str, Any]:
         raise InvalidRequest(f"The request body is not valid JSON: {error}", code="invalid_json") from None
     if not isinstance(body, dict):
         raise InvalidRequest("The request body must be a JSON object.", code="invalid_json")
+    if is_too_deep(body):
+        raise InvalidRequest(
+            f"The request body nests arrays and objects more than {DEEPEST} deep.", code="invalid_json"
+        )
     return body
 
 

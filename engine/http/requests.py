@@ -14,15 +14,16 @@ from typing import Any, get_args
 import orjson
 
 from engine.chat_template import Message
-from engine.errors import InvalidRequest
 from engine.http.fields import Fields
+from engine.http.messages import read_messages
+from engine.http.tools import read_offer
 from engine.sequence import Sampling, Speculation
+from engine.tool_calls import ToolOffer
 
 MAX_STOPS = 4
 MAX_BIASES = 1024
+MAX_CHOICES = 8
 SCHEMA_PARAM = "response_format.json_schema.schema"
-_ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
-_TOOL_ADVICE = "it has no tool calling; leave it out or route the call to a model that has."
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,8 @@ class GenerationRequest:
     stop_ids: frozenset[int] = frozenset()
     json_schema: str | None = None  # what the answer must match; None: anything
     is_strict: bool = False  # whether keywords of the schema that cannot be enforced are refused
+    num_choices: int = 1
+    tools: ToolOffer | None = None
     speculation: Speculation = "auto"
     messages: list[Message] = field(default_factory=list)
     prompt: str | None = None
@@ -49,17 +52,16 @@ class GenerationRequest:
     def num_characters(self) -> int:
         return len(self.prompt or "") + sum(len(message["content"]) for message in self.messages)
 
+    @property
+    def has_rule(self) -> bool:
+        """Whether the answer may not be just any text."""
+        return self.json_schema is not None or self.tools is not None
+
 
 def read_chat(body: dict[str, Any]) -> GenerationRequest:
     """A body of /v1/chat/completions."""
     fields = Fields(body)
     model = fields.required_text("model")
-    for name in ("tools", "functions"):
-        if fields.raw(name):
-            raise fields.unsupported(name, _TOOL_ADVICE)
-    for name in ("tool_choice", "function_call"):
-        if fields.raw(name) not in (None, "none", "auto"):
-            raise fields.unsupported(name, _TOOL_ADVICE)
     modalities = fields.raw("modalities")
     if modalities not in (None, ["text"]):
         raise fields.unsupported("modalities", "it answers in text only.")
@@ -75,7 +77,8 @@ def read_chat(body: dict[str, Any]) -> GenerationRequest:
     return _read_common(
         fields,
         model=model,
-        messages=_read_messages(fields),
+        messages=read_messages(fields),
+        tools=read_offer(fields),
         top_logprobs=(top_logprobs or 0) if wants_logprobs else None,
         max_new_tokens=limit if limit is not None else older_limit,
     )
@@ -89,8 +92,8 @@ def read_completion(body: dict[str, Any]) -> GenerationRequest:
         raise fields.unsupported("echo", "put the prompt before the answer yourself.")
     if fields.text("suffix"):
         raise fields.unsupported("suffix", "its model cannot fill in the middle.")
-    if fields.integer("best_of", 1) not in (None, 1):
-        raise fields.unsupported("best_of", "send the request several times.")
+    if fields.integer("best_of", 1) not in (None, fields.integer("n", 1) or 1):
+        raise fields.unsupported("best_of", "ask for 'n' answers and choose among them.")
     prompt, prompt_ids = _read_prompt(fields)
     return _read_common(
         fields,
@@ -103,29 +106,28 @@ def read_completion(body: dict[str, Any]) -> GenerationRequest:
 
 
 def _read_common(fields: Fields, *, top_logprobs: int | None, **given: Any) -> GenerationRequest:
-    if fields.integer("n", 1) not in (None, 1):
-        raise fields.unsupported("n", "it gives one answer a request; send the request several times.")
     stream = fields.flag("stream")
-    options = Fields(fields.mapping("stream_options"), "stream_options.")
+    options = fields.object("stream_options")
     if fields.raw("stream_options") is not None and not stream:
         raise fields.invalid("stream_options", "it is only allowed when 'stream' is true.")
     json_schema, is_strict = _read_response_format(fields)
-    min_new_tokens = fields.integer("min_tokens", 0) or 0
-    if json_schema is not None and min_new_tokens:
-        raise fields.invalid("min_tokens", "an answer with a 'response_format' ends where its JSON does.")
-    return GenerationRequest(
+    request = GenerationRequest(
         sampling=_read_sampling(fields, top_logprobs),
         stops=_read_stops(fields),
         stream=stream,
         include_usage=options.flag("include_usage"),
         ignore_end=fields.flag("ignore_eos"),
-        min_new_tokens=min_new_tokens,
+        min_new_tokens=fields.integer("min_tokens", 0) or 0,
         stop_ids=_read_stop_ids(fields),
         json_schema=json_schema,
         is_strict=is_strict,
-        speculation=_read_speculation(Fields(fields.mapping("sparkgate"), "sparkgate.")),
+        num_choices=fields.integer("n", 1, MAX_CHOICES) or 1,
+        speculation=_read_speculation(fields.object("sparkgate")),
         **given,
     )
+    if request.has_rule and request.min_new_tokens:
+        raise fields.invalid("min_tokens", "'response_format' and 'tools' decide where an answer ends.")
+    return request
 
 
 def _read_sampling(fields: Fields, top_logprobs: int | None) -> Sampling:
@@ -149,7 +151,7 @@ def _read_sampling(fields: Fields, top_logprobs: int | None) -> Sampling:
 
 def _read_biases(fields: Fields) -> tuple[tuple[int, float], ...]:
     """OpenAI's map of token ids, which are JSON keys and so strings, to what is added to their logits."""
-    biases = Fields(fields.mapping("logit_bias"), "logit_bias.")
+    biases = fields.object("logit_bias")
     names = list(fields.mapping("logit_bias"))
     if len(names) > MAX_BIASES:
         raise fields.invalid("logit_bias", f"at most {MAX_BIASES} tokens are allowed, got {len(names)}.")
@@ -161,7 +163,7 @@ def _read_biases(fields: Fields) -> tuple[tuple[int, float], ...]:
 
 def _read_response_format(fields: Fields) -> tuple[str | None, bool]:
     """The JSON Schema that the answer must match, and whether all of it must be enforceable."""
-    form = Fields(fields.mapping("response_format"), "response_format.")
+    form = fields.object("response_format")
     if fields.raw("response_format") is None:
         return None, False
     kind = form.required_text("type")
@@ -173,7 +175,7 @@ def _read_response_format(fields: Fields) -> tuple[str | None, bool]:
         raise form.invalid("type", f"{kind!r} is none of text, json_object, json_schema.")
     if form.raw("json_schema") is None:
         raise form.missing("json_schema")
-    described = Fields(form.mapping("json_schema"), "response_format.json_schema.")
+    described = form.object("json_schema")
     described.required_text("name")
     if described.raw("schema") is None:
         raise described.missing("schema")
@@ -209,57 +211,6 @@ def _read_stop_ids(fields: Fields) -> frozenset[int]:
     if not isinstance(value, list) or not all(type(token) is int for token in value):
         raise fields.wrong_type("stop_token_ids", "an array of token ids")
     return frozenset(value)
-
-
-def _read_messages(fields: Fields) -> list[Message]:
-    messages = fields.raw("messages")
-    if messages is None:
-        raise fields.missing("messages")
-    if not isinstance(messages, list):
-        raise fields.wrong_type("messages", "an array of messages")
-    if not messages:
-        raise fields.invalid("messages", "at least one message is needed.")
-    return [_read_message(message, f"messages[{index}]") for index, message in enumerate(messages)]
-
-
-def _read_message(message: Any, path: str) -> Message:
-    if not isinstance(message, dict):
-        raise InvalidRequest(
-            f"Invalid type for '{path}': expected an object.", param=path, code="invalid_type"
-        )
-    fields = Fields(message, f"{path}.")
-    role = fields.required_text("role")
-    if role in ("tool", "function"):
-        raise fields.unsupported("role", f"role {role!r} belongs to tool calls; {_TOOL_ADVICE}")
-    if role not in _ROLES:
-        raise fields.invalid("role", f"{role!r} is none of {', '.join(_ROLES)}.")
-    for name in ("tool_calls", "function_call"):
-        if message.get(name):
-            raise fields.unsupported(name, _TOOL_ADVICE)
-    return {"role": _ROLES[role], "content": _read_content(fields)}
-
-
-def _read_content(fields: Fields) -> str:
-    content = fields.raw("content")
-    if content is None:
-        raise fields.missing("content")
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list):
-        raise fields.wrong_type("content", "a string or an array of text parts")
-    texts: list[str] = []
-    for index, part in enumerate(content):
-        param = fields.param(f"content[{index}]")
-        if not isinstance(part, dict):
-            raise InvalidRequest(
-                f"Invalid type for '{param}': expected an object.", param=param, code="invalid_type"
-            )
-        part_fields = Fields(part, f"{param}.")
-        kind = part_fields.required_text("type")
-        if kind != "text":
-            raise part_fields.unsupported("type", f"it reads text only, not {kind!r}.")
-        texts.append(part_fields.required_text("text"))
-    return "\n".join(texts)
 
 
 def _read_prompt(fields: Fields) -> tuple[str | None, list[int] | None]:

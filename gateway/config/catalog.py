@@ -49,9 +49,7 @@ def _target(target: AnyTarget, engine_model: str, disabled_reason: str | None) -
             endpoints=_with_translated(ENGINE),
             native=ENGINE,
             refuses_unsupported=target.unsupported == "reject",
-            has_tools=False,
             has_images=False,
-            has_json=False,
             disabled_reason=disabled_reason,
         )
     native = frozenset(target.endpoints) if target.endpoints else _spoken_by(target)

@@ -13,7 +13,7 @@ from collections.abc import Sequence as Ordered
 import torch
 
 from engine.drafters.base import ContextRows, DraftBatch, Proposal
-from engine.drafters.context import DraftCache
+from engine.drafters.context import ContextShape, DraftCache
 
 
 class Guesses:
@@ -21,7 +21,7 @@ class Guesses:
 
     target_layer_ids: tuple[int, ...] = ()
     reads_last_hidden = False
-    context = None
+    context: ContextShape | None = None
 
     def __init__(
         self,

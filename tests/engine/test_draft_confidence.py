@@ -5,7 +5,7 @@ import random
 import pytest
 
 from engine.draft_confidence import DraftConfidence
-from engine.draft_lengths import log_odds
+from engine.draft_lengths import log_odds, probability
 from tests.engine.toy import make_sequence
 
 
@@ -25,6 +25,17 @@ def test_a_sequence_whose_drafts_fall_is_trusted_less_and_others_are_not() -> No
     assert confidence.chances(good, [0.0, 0.0], 1)[0] > 0.9
 
 
+def test_a_new_sequence_begins_where_those_before_it_stood_if_that_was_lower() -> None:
+    bad, good = DraftConfidence(1), DraftConfidence(1)
+    for number in range(100):
+        for confidence, stood in ((bad, 0), (good, 1)):
+            sequence = make_sequence(str(number), [1])
+            for _ in range(5):
+                confidence.learn(sequence, confidence.chances(sequence, [0.0], 1), tested=1, stood=stood)
+    assert bad.chances(make_sequence("a", [1]), [0.0], 1) == [pytest.approx(probability(-2.0))]
+    assert good.chances(make_sequence("a", [1]), [0.0], 1) == [pytest.approx(0.5)]
+
+
 def test_without_a_word_the_slots_shares_are_learned() -> None:
     confidence, choose = DraftConfidence(3), random.Random(2)
     shares = [0.8, 0.5, 0.25]
@@ -39,7 +50,8 @@ def test_what_was_not_tested_teaches_nothing() -> None:
     confidence = DraftConfidence(3)
     sequence = make_sequence("a", [1])
     confidence.learn(sequence, [0.5, 0.5, 0.5], tested=0, stood=0)
-    assert sequence.draft_trust == 0.0
+    assert sequence.draft_trust is None
+    sequence.draft_trust = 0.0
     before = confidence.chances(sequence, None, 3)
     confidence.learn(make_sequence("b", [1]), [0.5, 0.5, 0.5], tested=3, stood=0)
     after = confidence.chances(sequence, None, 3)

@@ -15,10 +15,18 @@ from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 from engine import schema_trial
 from engine.drafters.lookup import PromptLookup
 from engine.errors import InvalidRequest
-from engine.grammar import MAX_SCHEMA_CHARACTERS, JsonGrammar, JsonGrammars
+from engine.grammar import (
+    MAX_SCHEMA_CHARACTERS,
+    AnswerGrammar,
+    AnswerGrammars,
+    AnswerRule,
+    CallsRule,
+    JsonRule,
+)
 from engine.model import Llama
 from engine.sequence import Sampling
 from engine.tokenizer import ModelTokenizer
+from engine.tool_calls import HERMES, LLAMA, MISTRAL, CallReader, ToolFormat
 from tests.engine.toy import END, make_engine, make_sequence, run_all
 
 TOY_WIDTH = 264  # of the toy's logits, wider than its tokenizer, as embeddings often are
@@ -78,19 +86,19 @@ SCHEMAS: dict[str, dict[str, Any]] = {
     },
 }
 
-Grammars = tuple[JsonGrammars, ModelTokenizer]
+Grammars = tuple[AnswerGrammars, ModelTokenizer]
 
 
 @pytest.fixture(scope="module")
 def toy(toy_folder: Path) -> Grammars:
     tokenizer = ModelTokenizer(toy_folder)
-    return JsonGrammars(tokenizer, tokenizer.end_ids, TOY_WIDTH), tokenizer
+    return AnswerGrammars(tokenizer, tokenizer.end_ids, TOY_WIDTH), tokenizer
 
 
 @pytest.fixture(scope="module")
 def real(model_folder: Path) -> Grammars:
     tokenizer = ModelTokenizer(model_folder)
-    return JsonGrammars(tokenizer, frozenset({0, 2}), tokenizer.vocab_size + 40), tokenizer
+    return AnswerGrammars(tokenizer, frozenset({0, 2}), tokenizer.vocab_size + 40), tokenizer
 
 
 @pytest.fixture(params=["toy", "real"])
@@ -99,8 +107,8 @@ def grammars(request: pytest.FixtureRequest) -> Grammars:
     return found
 
 
-def begin(grammars: Grammars, schema: dict[str, Any], is_strict: bool = True) -> JsonGrammar:
-    return grammars[0].build(json.dumps(schema), is_strict, "schema")
+def begin(grammars: Grammars, schema: dict[str, Any], is_strict: bool = True) -> AnswerGrammar:
+    return grammars[0].build(AnswerRule(JsonRule(json.dumps(schema), is_strict)), "schema")
 
 
 def ends_of(grammars: Grammars) -> list[int]:
@@ -116,7 +124,7 @@ def closers(tokenizer: ModelTokenizer) -> list[int]:
 
 
 def follow(
-    grammar: JsonGrammar, seed: int, closing: list[int], ends: list[int], on_token: Callable[[int], None]
+    grammar: AnswerGrammar, seed: int, closing: list[int], ends: list[int], on_token: Callable[[int], None]
 ) -> None:
     """Choose the most likely allowed token of random logits until an end comes."""
     generator = torch.Generator().manual_seed(seed)
@@ -179,7 +187,7 @@ def test_rows_after_drafts_are_those_of_stepping_and_nothing_changes(grammars: G
 
 def test_tokens_without_text_and_columns_without_tokens_are_never_allowed(toy: Grammars) -> None:
     grammars, tokenizer = toy
-    grammar = grammars.build("{}", True, "schema")
+    grammar = grammars.build(AnswerRule(JsonRule("{}", True)), "schema")
     for token_id in tokenizer.encode('{"a\\u0001": "'):
         mask = grammar.allowed([])[0]
         assert not mask[sorted(tokenizer.special_ids)].any()
@@ -192,7 +200,7 @@ def test_a_complete_answer_can_only_end(toy: Grammars) -> None:
     grammars, tokenizer = toy
     (end,) = tokenizer.end_ids
     assert tokenizer.raw_token_bytes(end) == END.encode()
-    grammar = grammars.build('{"type": "object"}', True, "schema")
+    grammar = grammars.build(AnswerRule(JsonRule('{"type": "object"}', True)), "schema")
     for token_id in tokenizer.encode("{}"):
         assert not grammar.is_complete
         assert not grammar.allowed([])[0, end]
@@ -204,7 +212,7 @@ def test_a_complete_answer_can_only_end(toy: Grammars) -> None:
 def test_a_number_may_end_or_go_on(toy: Grammars) -> None:
     grammars, tokenizer = toy
     (end,) = tokenizer.end_ids
-    grammar = grammars.build('{"type": "integer"}', True, "schema")
+    grammar = grammars.build(AnswerRule(JsonRule('{"type": "integer"}', True)), "schema")
     grammar.push(tokenizer.encode("4")[0])
     mask = grammar.allowed([])[0]
     assert mask[end]
@@ -295,9 +303,143 @@ def test_where_the_model_lacks_a_character_the_answer_may_end(toy_folder: Path) 
     """A vocabulary cut to its first bytes cannot go on after the quote."""
     tokenizer = ModelTokenizer(toy_folder)
     quote, letter = tokenizer.encode('"'), tokenizer.encode("é")
-    grammar = JsonGrammars(tokenizer, frozenset({0}), min(letter)).build('{"const": "é"}', True, "schema")
+    grammar = AnswerGrammars(tokenizer, frozenset({0}), min(letter)).build(
+        AnswerRule(JsonRule('{"const": "é"}', True)), "schema"
+    )
     grammar.push(quote[0])
     assert grammar.allowed([]).nonzero().tolist() == [[0, 0]]
+
+
+FORMS = {"hermes": HERMES, "mistral": MISTRAL, "llama": LLAMA}
+PAINT = {
+    "type": "object",
+    "properties": {"colour": {"$ref": "#/$defs/colour"}, "coats": {"enum": [1, 2]}},
+    "required": ["colour"],
+    "additionalProperties": False,
+    "$defs": {"colour": {"enum": ["red", "größer"]}},
+}
+
+
+def calls_rule(form: ToolFormat, *, is_required: bool, max_calls: int = 3) -> CallsRule:
+    functions = (
+        ("paint", JsonRule(json.dumps(PAINT), True)),
+        ("ask_person", JsonRule(json.dumps(PERSON), True)),
+    )
+    return CallsRule(form, functions, is_required, max_calls)
+
+
+@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("max_calls", [1, 3])
+def test_whatever_the_logits_say_calls_match_their_schemas(
+    grammars: Grammars, name: str, max_calls: int
+) -> None:
+    form, (built, tokenizer) = FORMS[name], grammars
+    rule = AnswerRule(calls=calls_rule(form, is_required=True, max_calls=max_calls))
+    closing, ends, counts = closers(tokenizer), ends_of(grammars), set()
+    for seed in range(8):
+        output: list[int] = []
+        follow(built.build(rule, "tools"), seed, closing, ends, output.append)
+        text = b"".join(map(tokenizer.token_bytes, output)).decode()
+        reader = CallReader(form, ["paint", "ask_person"])
+        pieces = reader.push(text)
+        assert pieces.content + reader.close().content == ""
+        for call in pieces.calls:
+            schema = PAINT if call.name == "paint" else PERSON
+            Draft202012Validator(schema).validate(json.loads(call.arguments))
+        counts.add(len(pieces.calls))
+    assert counts <= set(range(1, max_calls + 1))
+
+
+def takes(grammars: Grammars, rule: AnswerRule, text: str) -> str:
+    """Whether the text is refused, may go on, may also end, or has to."""
+    grammar, (end, *_) = grammars[0].build(rule, "tools"), ends_of(grammars)
+    for token_id in grammars[1].encode(text):
+        if not grammar.allowed([])[0, token_id]:
+            return "refused"
+        grammar.push(token_id)
+    if grammar.is_complete:
+        return "complete"
+    return "may end" if grammar.allowed([])[0, end] else "goes on"
+
+
+PAINT_CALL = ("paint", {"colour": "red"})
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "outcome"),
+    [
+        ("hermes", "Any text, <b>bold</b>\n<tool", "may end"),
+        ("hermes", "I paint. <tool_call>", "goes on"),
+        ("hermes", "I paint. <tool_call>me", "refused"),
+        ("hermes", '<tool_call>\n{"name": "else', "refused"),
+        ("hermes", "Ok.\n" + HERMES.write([PAINT_CALL]), "may end"),
+        ("hermes", HERMES.write([PAINT_CALL]) + " So it is.", "refused"),
+        ("hermes", HERMES.write([("paint", {"colour": "blue"})]), "refused"),
+        ("hermes", HERMES.write([PAINT_CALL] * 3), "complete"),
+        ("mistral", MISTRAL.write([PAINT_CALL] * 2), "complete"),
+        ("mistral", "Hm, [TOOL_CALLS]{", "refused"),
+        ("llama", "Any {text}", "may end"),
+        ("llama", LLAMA.write([PAINT_CALL]), "complete"),
+        ("llama", "Hm. <|python_tag|>" + LLAMA.write([PAINT_CALL]), "complete"),
+        ("llama", '{"some": "JSON"}', "refused"),
+        ("llama", "", "may end"),
+    ],
+)
+def test_an_answer_is_free_until_it_begins_a_call(
+    grammars: Grammars, name: str, text: str, outcome: str
+) -> None:
+    rule = AnswerRule(calls=calls_rule(FORMS[name], is_required=False))
+    assert takes(grammars, rule, text) == outcome
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_an_answer_may_be_json_or_a_call(toy: Grammars, name: str) -> None:
+    form = FORMS[name]
+    rule = AnswerRule(JsonRule(json.dumps(PERSON), True), calls_rule(form, is_required=False, max_calls=1))
+    assert takes(toy, rule, '{"name": "A", "age": 1}') == "complete"
+    written = form.trigger + form.write([PAINT_CALL]).removeprefix(form.trigger)
+    assert takes(toy, rule, written) == "complete"
+    assert takes(toy, rule, "A") == "refused"
+    required = AnswerRule(JsonRule(json.dumps(PERSON), True), calls_rule(form, is_required=True, max_calls=1))
+    assert takes(toy, required, '{"name": "A"') == "refused"
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_drafts_are_cut_where_calls_end_and_greedy_calls_stay_the_same(
+    toy: Grammars, toy_model: Llama, temperature: float
+) -> None:
+    """What is looked up in the prompt goes on after the call, in the same words."""
+    written = HERMES.write([PAINT_CALL])
+    paint = calls_rule(HERMES, is_required=True, max_calls=1).functions[:1]
+    rule = AnswerRule(calls=CallsRule(HERMES, paint, is_required=True, max_calls=1))
+    texts: dict[str, list[str]] = {}
+    for drafter in (None, PromptLookup()):
+        sequences = [
+            replace(
+                make_sequence(
+                    str(seed),
+                    toy[1].encode(f"{written} and {written} and "),
+                    300,
+                    sampling=Sampling(temperature=temperature, seed=seed),
+                    end_ids=toy[1].end_ids,
+                    token_bytes=toy[1].token_bytes,
+                ),
+                grammar=toy[0].build(rule, "tools"),
+                speculation="auto" if drafter is None else "fixed",
+            )
+            for seed in range(4)
+        ]
+        events = run_all(make_engine(toy_model, kv_tokens=4096, drafter=drafter), sequences)
+        for sequence in sequences:
+            text = "".join(event.text for event in events if event.sequence_id == sequence.id)
+            assert text.endswith("}\n</tool_call>")
+            assert sequence.finish_reason == "stop"
+            assert text == b"".join(map(toy[1].token_bytes, sequence.output_ids)).decode()
+            texts.setdefault(sequence.id, []).append(text)
+        if drafter is not None:
+            assert sum(sequence.counts.accepted for sequence in sequences) > 0
+    if temperature == 0.0:
+        assert all(plain == drafted for plain, drafted in texts.values())
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from engine.linear import (
+    TILE_ROWS,
     PackedHead,
     PackedLinear,
     PackedSwiGLU,
@@ -12,6 +15,9 @@ from engine.linear import (
     PlainLinear,
     PlainSwiGLU,
     has_fast_bfloat16,
+    make_head,
+    make_linear,
+    make_swiglu,
 )
 
 needs_bfloat16 = pytest.mark.skipif(not has_fast_bfloat16(), reason="no bfloat16 instructions")
@@ -56,3 +62,24 @@ def test_the_packed_head_is_exact_where_it_decides() -> None:
     assert (ours.gather(1, leading) - exact.gather(1, leading)).abs().max() < 1e-4
     assert torch.equal(ours.argmax(-1), exact.argmax(-1))
     assert (ours - exact).abs().max() < 0.2
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("depth", [48, 576, 2048, 8193, 14336])
+def test_no_bit_of_a_bfloat16_row_depends_on_how_many_there_are(depth: int) -> None:
+    """The two halves of each sum cancel out: what is left shows in which order it was added up."""
+    row, some = noise(1, depth // 2, seed=1) ** 3, noise(96, depth // 2, seed=2) ** 3
+    weight = F.pad(torch.cat([some, some.flip(1)], dim=1), (0, depth % 2)).bfloat16()
+    rows = F.pad(torch.cat([row, -row.flip(1)], dim=1), (0, depth % 2)).bfloat16().repeat(TILE_ROWS, 1)
+    linear, nothing = make_linear(weight), torch.zeros(TILE_ROWS, 96, dtype=torch.bfloat16)
+    products: list[Callable[[torch.Tensor], torch.Tensor]] = [
+        linear,
+        lambda x: linear.add_to(nothing[: len(x)].clone(), x),
+        make_swiglu(weight, weight),
+        make_head(weight),
+    ]
+    for product in products:
+        expected = product(rows)[:1]
+        assert expected.any()
+        for count in range(1, TILE_ROWS + 1):
+            assert torch.equal(product(rows[:count]), expected.expand(count, -1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from transformers import LlamaForCausalLM
 
 from engine.batch import build_batch, in_row_order
 from engine.kv_cache import BLOCK_TOKENS, KVCache, num_blocks_for
-from engine.linear import has_fast_bfloat16
+from engine.linear import TILE_ROWS, has_fast_bfloat16
 from engine.model import LAST_HIDDEN, Llama
 from engine.scheduler import Chunk
 from engine.sequence import Sequence
@@ -217,3 +218,29 @@ def test_packed_bfloat16_stays_near_float32(toy_folder: Path, toy_reference: Lla
     ours = Runner(load_toy(toy_folder, torch.bfloat16)).run((make_sequence("a", ids), len(ids)))["a"]
     theirs = last_logits(toy_reference, ids)
     assert (ours - theirs).square().mean().sqrt() < 0.05 * theirs.std()
+
+
+def final_states(model: Llama, ids: list[int], widths: tuple[int, ...]) -> Tensor:
+    """Of every row, [len(ids), D]: these widths over and over, beside another sequence while a tile holds both."""
+    runner = Runner(model, capture=(LAST_HIDDEN,))
+    sequence, other = make_sequence("a", ids), make_sequence("b", tokens(len(ids), seed=4))
+    states = []
+    for width in itertools.cycle(widths):
+        count = min(width, sequence.num_pending)
+        runner.run((sequence, count), *[(other, count)] * (2 * count <= TILE_ROWS))
+        assert runner.features is not None
+        states.append(runner.features[:count])
+        if not sequence.num_pending:
+            return torch.cat(states)
+    raise AssertionError("cycles do not end")
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"head_dim": 80, "num_attention_heads": 32}, {"intermediate_size": 14336}]
+)
+def test_no_bit_of_a_bfloat16_row_depends_on_its_pass(tmp_path: Path, changes: dict[str, Any]) -> None:
+    write_toy_qwen3(tmp_path, **changes)
+    model, ids = load_toy(tmp_path, torch.bfloat16), tokens(150, seed=3)
+    whole = final_states(model, ids, (TILE_ROWS,))
+    for widths in ((1,), (2, 7, 16, 5, 1, 31), (8,)):
+        assert torch.equal(final_states(model, ids, widths), whole)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from pathlib import Path
 
 import pytest
+import torch
 
 from engine.drafters.base import ContextRows, DraftBatch, Drafter, Proposal
 from engine.drafters.context import ContextShape, DraftCache
 from engine.drafters.loading import TargetParts, load_drafter
 from engine.drafters.lookup import PromptLookup
 from engine.linear import PlainHead
+from engine.loop import Engine
 from engine.model import Llama
 from engine.sequence import Event, Sampling, Sequence, Speculation
 from engine.step_costs import StepCosts
@@ -179,7 +182,10 @@ def random_drafter(folder: Path, kind: str, target: Llama) -> Drafter:
         shapes = checkpoints.block_shapes(head, confidence=head is not None)
     written = checkpoints.write_checkpoint(folder, config, checkpoints.random_tensors(shapes, 21))
     head_weight = target.embedding
-    parts = TargetParts(target.config.num_layers, target.embedding, head_weight, PlainHead(head_weight))
+    sizes = target.config
+    parts = TargetParts(
+        sizes.num_layers, target.embedding, head_weight, PlainHead(head_weight), sizes.max_positions
+    )
     return load_drafter(written, parts).drafter
 
 
@@ -211,9 +217,14 @@ class Watched:
     def __init__(self, drafter: Drafter) -> None:
         self.num_slots, self.target_layer_ids = drafter.num_slots, drafter.target_layer_ids
         self.reads_last_hidden, self.context = drafter.reads_last_hidden, drafter.context
-        self.extend, self._propose = drafter.extend, drafter.propose
+        self._extend, self._propose = drafter.extend, drafter.propose
         self.proposals: dict[tuple[int, ...], list[int]] = {}
         self.num_calls = 0
+        self.taken_in: list[int] = []  # rows of each call
+
+    def extend(self, rows: ContextRows, cache: DraftCache) -> None:
+        self.taken_in.append(len(rows.token_ids))
+        self._extend(rows, cache)
 
     def propose(self, batch: DraftBatch, cache: DraftCache) -> Proposal:
         proposal = self._propose(batch, cache)
@@ -261,6 +272,82 @@ def test_drafts_do_not_depend_on_how_their_context_came_about(
     assert all(preempted[history] == expected[history] for history in shared)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_drafts_after_a_rest_are_those_of_a_drafter_that_never_rested(
+    tmp_path: Path, small_target: Llama, kind: str
+) -> None:
+    random_weights = random_drafter(tmp_path, kind, small_target)
+    prompt = [token % checkpoints.VOCAB for token in random_prompt(3, 37)]
+
+    def proposals(num_resting: int) -> dict[tuple[int, ...], list[int]]:
+        drafter = Watched(random_weights)
+        engine = make_engine(small_target, drafter=drafter)
+        sequence = make_sequence("a", prompt, 90)
+        sequence.speculation = "off"
+        engine.submit(sequence)
+        engine.take_commands()
+        while len(sequence.output_ids) < num_resting:
+            engine.step()
+        assert not drafter.proposals
+        sequence.speculation = "fixed"
+        while engine.running:
+            engine.step()
+        return drafter.proposals
+
+    expected, rested = proposals(1), proposals(40)
+    shared = rested.keys() & expected.keys()
+    assert len(shared) > 10
+    assert all(rested[history] == expected[history] for history in shared)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_blocks_of_answers_without_drafts_serve_those_with_some(
+    tmp_path: Path, small_target: Llama, kind: str
+) -> None:
+    """What the drafter had still to take in is there for others, also after preemption and a cancellation."""
+    random_weights = random_drafter(tmp_path, kind, small_target)
+    drafter = Watched(random_weights)
+    engine = make_engine(small_target, kv_tokens=256, drafter=drafter)
+    recorder = watched(engine)
+    prompts = [[token % checkpoints.VOCAB for token in random_prompt(seed, 50)] for seed in range(5)]
+    quiet = [make_sequence(str(at), prompt, 60) for at, prompt in enumerate(prompts)]
+    for sequence in quiet:
+        sequence.speculation = "off"
+        engine.submit(sequence)
+    engine.take_commands()
+    while len(quiet[0].output_ids) < 20:
+        engine.step()
+    engine.cancel("0")
+    run_all(engine, [])
+    assert recorder.num_preempted > 0
+    assert engine.allocator.num_held == 0
+
+    def proposals(drafter: Watched, engine: Engine) -> dict[tuple[int, ...], list[int]]:
+        for one in reversed(quiet):  # the last one's blocks are still there
+            follower = make_sequence("next", [*one.prompt_ids, *one.output_ids], 12)
+            follower.speculation = "fixed"
+            run_all(engine, [follower])
+            cached[one.id] = follower.num_cached
+        return drafter.proposals
+
+    cached: dict[str, int] = {}
+    fresh = Watched(random_weights)
+    expected = proposals(fresh, make_engine(small_target, prefix_cache=False, drafter=fresh))
+    assert proposals(drafter, engine) == expected
+    assert cached["4"] == 96  # prompt and answer but for the last 14 tokens, which fill no block
+
+
+def test_a_drafter_that_is_not_asked_takes_in_many_steps_at_once(tmp_path: Path, small_target: Llama) -> None:
+    drafter = Watched(random_drafter(tmp_path, "vanilla", small_target))
+    engine = make_engine(small_target, kv_tokens=2048, drafter=drafter)
+    sequences = [make_sequence(str(at), [at, 2, 3], 250) for at in range(4)]
+    for sequence in sequences:
+        sequence.speculation = "off"
+    run_all(engine, sequences)
+    assert sum(drafter.taken_in) == 4 * 252  # all but the last token of each
+    assert len(drafter.taken_in) < 12
+
+
 def test_off_drafts_nothing_beside_one_that_does(toy_model: Llama) -> None:
     engine = make_engine(toy_model, drafter=PromptLookup(shortest=1))
     sequences = [make_sequence(str(at), [1, 2, 3] * 9, 40) for at in range(2)]
@@ -279,13 +366,21 @@ class Broken:
     context = ContextShape(1, 1, 16)
 
     def __init__(self, *, fails: str) -> None:
-        self.fails = fails
+        self.fails, self.num_extended, self.num_failures = fails, 0, 0
 
     def extend(self, rows: ContextRows, cache: DraftCache) -> None:
-        if self.fails == "extend":
-            raise RuntimeError("out of tricks")
+        self.num_extended += 1
+        if self.fails == "extend" or (self.fails == "catch up" and self.num_extended == 2):
+            self._fail()
 
     def propose(self, batch: DraftBatch, cache: DraftCache) -> Proposal:
+        if self.fails == "propose" or self.num_failures:
+            self._fail()
+        count = len(batch.anchors)
+        return Proposal(torch.zeros((count, 3), dtype=torch.long), torch.ones(count, dtype=torch.long))
+
+    def _fail(self) -> None:
+        self.num_failures += 1
         raise RuntimeError("out of tricks")
 
 
@@ -293,16 +388,54 @@ class Broken:
 def test_a_drafter_that_fails_is_switched_off_and_answers_go_on(toy_model: Llama, fails: str) -> None:
     plain = requests()
     run_all(make_engine(toy_model), plain)
-    engine = make_engine(toy_model, drafter=Broken(fails=fails))
+    drafter = Broken(fails=fails)
+    engine = make_engine(toy_model, drafter=drafter)
     sequences = requests()
     events = run_all(engine, sequences)
     assert answers_of(sequences) == answers_of(plain)
     assert not any(event.error for event in events)
     assert engine.drafter_name is None
+    assert drafter.num_failures == 1
+
+
+def test_a_drafter_that_fails_to_catch_up_is_not_asked_for_drafts(toy_model: Llama) -> None:
+    drafter = Broken(fails="catch up")
+    engine = make_engine(toy_model, drafter=drafter)
+    sequence = make_sequence("a", [1, 2, 3], 20)
+    sequence.speculation = "fixed"
+    run_all(engine, [sequence])
+    assert len(sequence.output_ids) == 20
+    assert engine.drafter_name is None
+    assert (drafter.num_extended, drafter.num_failures) == (2, 1)
+
+
+class Keeping(Guesses):
+    """One that keeps something of every position."""
+
+    context = ContextShape(1, 1, 16)
+
+    def extend(self, rows: ContextRows, cache: DraftCache) -> None:
+        cache.write(0, rows.slots, torch.zeros(len(rows.slots), 2, 16))
+
+
+def test_an_answer_may_end_before_a_block_that_its_drafts_had_reached(toy_model: Llama) -> None:
+    plain = make_sequence("a", random_prompt(1, 20), 33)
+    run_all(make_engine(toy_model), [plain])
+    answer = plain.output_ids
+    end_at = next(at for at in (9, 10, 11) if answer.index(answer[at]) == at)  # the 30th to 32nd token
+    engine = make_engine(toy_model, drafter=Keeping(answers_of([plain]), skill=1.0, least=7))
+    recorder = watched(engine)
+    sequence = make_sequence("a", plain.prompt_ids, 33, end_ids=frozenset({answer[end_at]}))
+    sequence.speculation = "fixed"
+    run_all(engine, [sequence])
+    assert sequence.output_ids == answer[: end_at + 1]
+    assert [done.committed for done in recorder.rounds] == [8, end_at - 8]
+    assert engine.allocator.num_held == 0
+    assert engine.drafter_name == "of the test"
 
 
 class Dear(StepCosts):
-    """A machine where twice the rows take twice the time."""
+    """A machine where a row takes a second."""
 
     def steps_s(self, num_sequences: int, num_rows: int, most_extra: int, *, is_greedy: bool) -> list[float]:
         return [float(rows) for rows in range(num_rows, num_rows + most_extra + 1)]
@@ -313,5 +446,10 @@ def test_where_drafts_do_not_pay_a_learned_drafter_rests(tmp_path: Path, small_t
     engine = make_engine(small_target, drafter=drafter)
     assert engine.speculation
     engine.speculation.costs = Dear({1: 1.0})
-    run_all(engine, [make_sequence("a", [1, 2, 3], 400)])
+    engine.clock = map(float, itertools.count()).__next__  # so that drafting takes a second too
+    sequence = make_sequence("a", [1, 2, 3], 400)
+    run_all(engine, [sequence])
     assert 5 < drafter.num_calls < 40
+    assert sequence.counts.verified < 10
+    assert sequence.draft_trust  # learned from the tokens that followed, without verifying
+    assert sequence.draft_trust < -0.5

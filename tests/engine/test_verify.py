@@ -8,14 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from engine.commit import commit
 from engine.drafters.base import Proposal
-from engine.judge import target_probs
-from engine.sequence import Sampling
+from engine.judge import Judged, target_probs
+from engine.sampler import Choice
+from engine.scheduler import Chunk
+from engine.sequence import Round, Sampling, Sequence
+from engine.speculation import Drafts, Proposed, round_of
 from engine.verify import (
     accept_probs,
     count_accepted,
     next_token_probs,
-    settle,
     verify,
     verify_chosen,
 )
@@ -36,6 +39,18 @@ def proposal_of(token_ids: Tensor, draft_probs: Tensor, vocabulary: Tensor | Non
     )
 
 
+def committed(
+    drafted: list[int], accepted: int, next_id: int, stop_ids: frozenset[int]
+) -> tuple[Sequence, Round]:
+    """A sequence after a round, and what the round came to."""
+    sequence = make_sequence("a", [1], 100, end_ids=stop_ids)
+    chunk = Chunk(sequence, 1, tuple(drafted))
+    judged = Judged(accepted, [Choice(token_id, None) for token_id in [*drafted[:accepted], next_id]])
+    commit(sequence, judged.choices, 0.0)
+    proposed = Proposed(0, tuple(drafted), [], len(drafted))
+    return sequence, round_of(Drafts(of={sequence: proposed}), chunk, judged, sequence.num_tokens - 1)
+
+
 @pytest.mark.parametrize("case", range(len(parity.facts("rejection_sampling")["cases"])))
 def test_deepspecs_cases(case: int) -> None:
     expected = parity.facts("rejection_sampling")["cases"][case]
@@ -53,10 +68,11 @@ def test_deepspecs_cases(case: int) -> None:
         next_token_probs(proposal, probs, first_rows, accepted), stored["next_token_distribution"]
     )
     stop_ids = frozenset(expected["stop_token_ids"] or [])
-    done = settle(drafted, int(accepted[0]), -1, len(drafted), stop_ids)
-    assert done.accepted_length == expected["accepted_draft_tokens"]
-    assert done.proposal_length == expected["effective_proposal_length"]
-    assert done.is_end == expected["terminated_by_stop_token"]
+    next_id = 1 + max([*drafted, *stop_ids])  # none that stops
+    sequence, done = committed(drafted, int(accepted[0]), next_id, stop_ids)
+    assert done.accepted == expected["accepted_draft_tokens"]
+    assert done.verified == expected["effective_proposal_length"]
+    assert (sequence.finish_reason == "stop") == expected["terminated_by_stop_token"]
 
 
 def distribution(size: int) -> st.SearchStrategy[list[float]]:
@@ -158,15 +174,18 @@ def test_greedy_verification_equals_sampling_with_certain_targets() -> None:
 
 
 def test_a_stop_token_inside_the_accepted_drafts_ends_the_round_there() -> None:
-    done = settle([5, 9, 6, 7], 3, 8, 4, frozenset({9}))
-    assert (done.token_ids, done.accepted_length, done.proposal_length, done.is_end) == ((5, 9), 2, 2, True)
+    sequence, done = committed([5, 9, 6, 7], 3, 8, frozenset({9}))
+    assert (sequence.output_ids, sequence.finish_reason) == ([5, 9], "stop")
+    assert done == Round(drafted=2, verified=2, accepted=2, committed=2)
 
 
 def test_a_stop_token_that_was_rejected_ends_nothing() -> None:
-    done = settle([5, 9, 6], 1, 8, 3, frozenset({9}))
-    assert (done.token_ids, done.accepted_length, done.proposal_length, done.is_end) == ((5, 8), 1, 3, False)
+    sequence, done = committed([5, 9, 6], 1, 8, frozenset({9}))
+    assert (sequence.output_ids, sequence.finish_reason) == ([5, 8], None)
+    assert done == Round(drafted=3, verified=3, accepted=1, committed=2)
 
 
 def test_a_stop_token_after_the_accepted_drafts_ends_the_sequence_with_them() -> None:
-    done = settle([5, 6], 2, 9, 2, frozenset({9}))
-    assert (done.token_ids, done.proposal_length, done.is_end) == ((5, 6, 9), 2, True)
+    sequence, done = committed([5, 6], 2, 9, frozenset({9}))
+    assert (sequence.output_ids, sequence.finish_reason) == ([5, 6, 9], "stop")
+    assert done == Round(drafted=2, verified=2, accepted=2, committed=3)

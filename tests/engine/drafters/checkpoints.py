@@ -15,6 +15,7 @@ from engine.linear import PlainHead
 
 VOCAB, HIDDEN, INNER, HEADS, KV_HEADS, HEAD_DIM, RANK, EPS = 40, 24, 36, 4, 2, 8, 6, 1e-6
 LAYER_IDS = (0, 2)
+MAX_POSITIONS = 300  # of the target; its drafters say less
 NUM_TARGET_LAYERS = 4
 LAYER_SIZES: dict[str, Any] = {
     "model_type": "qwen3",
@@ -171,4 +172,4 @@ def random_target(seed: int = 99, dtype: torch.dtype = torch.float32, device: st
     generator = torch.Generator().manual_seed(seed)
     embedding = torch.randn((VOCAB, HIDDEN), generator=generator).to(device, dtype)
     head = (0.3 * torch.randn((VOCAB, HIDDEN), generator=generator)).to(device, dtype)
-    return TargetParts(NUM_TARGET_LAYERS, embedding, head, PlainHead(head))
+    return TargetParts(NUM_TARGET_LAYERS, embedding, head, PlainHead(head), MAX_POSITIONS)

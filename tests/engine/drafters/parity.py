@@ -40,11 +40,13 @@ def load_target(dtype: torch.dtype = torch.float32) -> Llama:
 def parts_of(target: Llama) -> TargetParts:
     weights = read_weights(FOLDER / "target")
     head = weights["lm_head.weight"].to(target.device, target.dtype)
-    return TargetParts(target.config.num_layers, target.embedding, head, target.head)
+    return TargetParts(
+        target.config.num_layers, target.embedding, head, target.head, target.config.max_positions
+    )
 
 
-def load(name: str, target: Llama, threshold: float = 0.0) -> Loaded:
-    return load_drafter(FOLDER / name, parts_of(target), threshold=threshold)
+def load(name: str, target: Llama) -> Loaded:
+    return load_drafter(FOLDER / name, parts_of(target))
 
 
 def tensors(name: str) -> dict[str, Tensor]:

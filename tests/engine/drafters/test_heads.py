@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from engine.drafters.base import DraftBatch
+from engine.drafters.base import DraftBatch, confident_lengths
 from engine.drafters.batches import Anchor, Span, context_rows, draft_batch
 from engine.drafters.context import DraftCache
 from engine.drafters.draws import choose
@@ -233,8 +233,7 @@ def test_a_threshold_cuts_at_the_first_unsure_slot(tmp_path: Path) -> None:
     assert confidence is not None
     seen: set[int] = set()
     for threshold in confidence.sigmoid().quantile(torch.tensor([0.05, 0.2, 0.5])).tolist():
-        loaded = load_drafter(folder, target, threshold=threshold)
-        lengths = loaded.drafter.propose(batch, contexts.cache).lengths.tolist()
+        lengths = confident_lengths(confidence, threshold).tolist()
         for row, length in zip(confidence.sigmoid().tolist(), lengths, strict=True):
             assert all(value >= threshold for value in row[:length])
             assert length == 5 or row[length] < threshold

@@ -10,11 +10,13 @@ import torch
 
 from engine.drafters.dspark import BlockDrafter
 from engine.drafters.loading import load_drafter
+from engine.drafters.markov import GatedHead, RecurrentHead, VanillaHead
 from engine.errors import StartError
 from tests.engine.drafters.checkpoints import (
     DEEPSPEC,
     EAGLE3,
     HIDDEN,
+    MAX_POSITIONS,
     MTP,
     NUM_TARGET_LAYERS,
     SPECULATORS,
@@ -31,6 +33,9 @@ REFUSALS = [
     (DEEPSPEC | {"architectures": []}, "architectures"),
     (DEEPSPEC | {"dflash_config": {"mask_token_id": 3}}, "dflash_config"),
     (DEEPSPEC | {"markov_head_type": "linear"}, "markov_head_type"),
+    (DEEPSPEC | {"markov_head_type": "gated"}, "tensors of a vanilla head"),
+    (DEEPSPEC | {"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
+    (DEEPSPEC | {"rope_parameters": {"partial_rotary_factor": 0.25}}, "partial_rotary_factor"),
     (DEEPSPEC | {"mask_token_id": VOCAB}, "mask_token_id"),
     (DEEPSPEC | {"target_layer_ids": [2, 0]}, "target_layer_ids"),
     (DEEPSPEC | {"target_layer_ids": [0, NUM_TARGET_LAYERS - 1]}, "last cannot be read"),
@@ -142,6 +147,58 @@ def test_a_map_that_moves_tokens_of_a_whole_vocabulary_is_refused(tmp_path: Path
     tensors["d2t"][3] = 1
     with pytest.raises(StartError, match="d2t"):
         load_drafter(write_checkpoint(tmp_path, SPECULATORS, tensors), random_target())
+
+
+def test_the_two_maps_must_name_the_same_tokens(tmp_path: Path) -> None:
+    config = SPECULATORS | {"draft_vocab_size": 8}
+    tensors = random_tensors(block_shapes("vanilla", draft_vocab=8), 1)
+    tensors |= {"d2t": torch.tensor([3] * 4 + [20] * 4), "t2d": torch.zeros(VOCAB, dtype=torch.bool)}
+    tensors["t2d"][[3, 4, 5, 6, 24, 25, 26, 27]] = True
+    assert load_drafter(write_checkpoint(tmp_path, config, tensors), random_target()).unused == ()
+    tensors["t2d"][[27, 28]] = torch.tensor([False, True])
+    with pytest.raises(StartError, match="d2t and t2d"):
+        load_drafter(write_checkpoint(tmp_path, config, tensors), random_target())
+    whole = random_tensors(block_shapes("vanilla"), 1) | {"t2d": tensors["t2d"]}
+    with pytest.raises(StartError, match="t2d leaves out"):
+        load_drafter(write_checkpoint(tmp_path, SPECULATORS, whole), random_target())
+
+
+@pytest.mark.parametrize(
+    ("tensors_of", "head"), [("vanilla", VanillaHead), ("gated", GatedHead), ("rnn", RecurrentHead)]
+)
+def test_a_head_the_config_does_not_name_is_known_by_its_tensors(
+    tmp_path: Path, tensors_of: str, head: type
+) -> None:
+    config = {name: value for name, value in DEEPSPEC.items() if name != "markov_head_type"}
+    tensors = random_tensors(block_shapes(tensors_of), 1)
+    drafter = load_drafter(write_checkpoint(tmp_path, config, tensors), random_target()).drafter
+    assert isinstance(drafter, BlockDrafter)
+    assert isinstance(drafter.markov, head)
+
+
+@pytest.mark.parametrize("says", [{}, {"markov_head_type": "rnn"}])
+def test_tensors_of_two_heads_are_refused(tmp_path: Path, says: dict[str, str]) -> None:
+    config = {name: value for name, value in DEEPSPEC.items() if name != "markov_head_type"} | says
+    tensors = random_tensors(block_shapes("gated") | block_shapes("rnn"), 1)
+    with pytest.raises(StartError, match="both a gated and an rnn head"):
+        load_drafter(write_checkpoint(tmp_path, config, tensors), random_target())
+
+
+def test_a_recurrent_head_known_by_its_tensors_needs_the_anchors_slot(tmp_path: Path) -> None:
+    config = SPECULATORS | {"sample_from_anchor": False, "markov_head_type": None}
+    tensors = random_tensors(block_shapes("rnn"), 1)
+    with pytest.raises(StartError, match="sample_from_anchor"):
+        load_drafter(write_checkpoint(tmp_path, config, tensors), random_target())
+
+
+def test_positions_reach_as_far_as_the_targets(tmp_path: Path) -> None:
+    tensors = random_tensors(block_shapes("vanilla"), 1)
+    config = DEEPSPEC | {"max_position_embeddings": 64}
+    drafter = load_drafter(write_checkpoint(tmp_path, config, tensors), random_target()).drafter
+    assert isinstance(drafter, BlockDrafter)
+    angle = torch.tensor(float(MAX_POSITIONS + 3))  # of the fastest pair, in a block at the end
+    rotation = drafter.rotary.at(torch.tensor([MAX_POSITIONS + 3]))
+    assert float(rotation.cosine[0, 0, 0]) == pytest.approx(float(angle.cos()), abs=1e-4)
 
 
 @pytest.mark.parametrize("place", ["rope_parameters", "top level"])

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from collections.abc import Sequence as Ordered
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from engine.batch import build_batch
 from engine.drafters.base import ContextRows, DraftBatch
 from engine.drafters.batches import Anchor, Span, context_rows, draft_batch
 from engine.drafters.chain import ChainDrafter
 from engine.drafters.context import DraftCache
 from engine.drafters.draws import choose
 from engine.drafters.dspark import BlockDrafter
-from engine.kv_cache import BLOCK_TOKENS
+from engine.kv_cache import BLOCK_TOKENS, KVCache
 from engine.model import Llama
+from engine.scheduler import Chunk
+from engine.sequence import Round, Sequence
 from tests.engine.drafters import parity
 from tests.engine.drafters.parity import assert_near
-from tests.engine.drafters.rounds import Rounds
-from tests.engine.toy import make_sequence
+from tests.engine.test_loop import Recorder
+from tests.engine.toy import make_engine, make_sequence, run_all
 
 BLOCKS = [5, 2, 9]  # a scattered table, enough for every fixture
 
@@ -37,11 +43,17 @@ def stored_rows(cache: DraftCache, layer: int, first: int, count: int) -> tuple[
 
 def test_the_targets_logits_and_features_are_the_fixtures(target: Llama) -> None:
     expected = parity.tensors("target/expected")
-    rounds = Rounds(target, parity.load(parity.drafters("dspark")[0], target).drafter)
-    ids = expected["input_ids"][0].tolist()
-    logits, features = rounds.forward([(make_sequence("a", ids), ids)])
-    assert_near(logits, expected["logits"][0])
-    assert_near(features, expected["context_feature"][0])
+    layer_ids = parity.load(parity.drafters("dspark")[0], target).drafter.target_layer_ids
+    sequence = make_sequence("a", expected["input_ids"][0].tolist())
+    sequence.block_ids = BLOCKS
+    config, count = target.config, sequence.num_tokens
+    cache = KVCache(config.num_layers, 10, config.num_kv_heads, config.head_dim, target.dtype, target.device)
+    repeats = config.num_heads // config.num_kv_heads
+    batch = build_batch([Chunk(sequence, count)], repeats, target.dtype, target.device)
+    out = target.forward(replace(batch, logit_rows=torch.arange(count)), cache, layer_ids)
+    assert out.features is not None
+    assert_near(out.logits, expected["logits"][0])
+    assert_near(out.features, expected["context_feature"][0])
 
 
 @pytest.mark.parametrize("name", parity.drafters("dspark"))
@@ -168,34 +180,65 @@ def answer_length(name: str) -> int:
     return int(found[1])
 
 
+class RoundsOfEach(Recorder):
+    def __init__(self) -> None:
+        super().__init__()
+        self.of: dict[str, list[Round]] = {}
+
+    def round_done(self, sequence: Sequence, done: Round, num_decoding: int) -> None:
+        self.of.setdefault(sequence.id, []).append(done)
+
+
+def check_answers(
+    name: str, run: str, target: Llama, wanted: Ordered[Mapping[str, Any]], chunk: int = 1000
+) -> None:
+    """The serving loop answers the prompts side by side; tokens and rounds must be the `wanted` ones.
+
+    DeepSpec goes on until an answer has all its tokens and cuts the rest, so more are asked for here.
+    """
+    drafter, length = parity.load(name, target).drafter, answer_length(name)
+    threshold = float(run.rpartition("_")[2]) if "threshold" in run else 0.0
+    engine = make_engine(
+        target,
+        max_batch=8,
+        chunk=chunk,
+        kv_tokens=2048,
+        prefix_cache=False,
+        drafter=drafter,
+        draft_confidence=threshold,
+    )
+    recorder = RoundsOfEach()
+    engine.observer = recorder
+    sequences = [
+        make_sequence(
+            str(at),
+            one["prompt"],
+            length + 2 * drafter.num_slots + 2,
+            end_ids=frozenset(one["stop_token_ids"]),
+        )
+        for at, one in enumerate(wanted)
+    ]
+    for sequence in sequences:
+        sequence.speculation = "static" if threshold else "fixed"
+    run_all(engine, sequences)
+    for sequence, expected in zip(sequences, wanted, strict=True):
+        assert sequence.prompt_ids + sequence.output_ids[:length] == expected["output_ids"]
+        rounds = recorder.of.get(sequence.id, [])[: len(expected["acceptance_lengths"])]
+        assert [done.committed for done in rounds] == expected["acceptance_lengths"]
+        assert [done.verified for done in rounds] == expected["proposal_lengths"]
+        assert [done.accepted for done in rounds] == expected["accepted_draft_lengths"]
+
+
 @pytest.mark.parametrize(("name", "run"), END_TO_END)
 @pytest.mark.parametrize("chunk", [1000, 4])
 def test_whole_loops_give_the_same_tokens_and_lengths(name: str, run: str, chunk: int, target: Llama) -> None:
-    threshold = float(run.rpartition("_")[2]) if "threshold" in run else 0.0
-    drafter = parity.load(name, target, threshold).drafter
     for expected in parity.facts(f"{name}/end_to_end")["runs"][run]:
-        rounds = Rounds(target, drafter)
-        (ours,) = rounds.generate(
-            [expected["prompt"]], 40, frozenset(expected["stop_token_ids"]), chunk=chunk
-        )
-        assert expected["prompt"] + ours.output_ids == expected["output_ids"]
-        assert ours.committed_lengths == expected["acceptance_lengths"]
-        assert ours.proposal_lengths == expected["proposal_lengths"]
-        assert ours.accepted_lengths == expected["accepted_draft_lengths"]
+        check_answers(name, run, target, [expected], chunk)
 
 
 @pytest.mark.parametrize(("name", "run"), END_TO_END)
 def test_a_batch_gives_each_sequence_what_it_gets_alone(name: str, run: str, target: Llama) -> None:
-    threshold = float(run.rpartition("_")[2]) if "threshold" in run else 0.0
-    drafter = parity.load(name, target, threshold).drafter
-    all_runs = parity.facts(f"{name}/end_to_end")["runs"][run]
-    stop_ids = all_runs[0]["stop_token_ids"]
-    together = [one for one in all_runs if one["stop_token_ids"] == stop_ids]
-    prompts = [one["prompt"] for one in together]
-    ours = Rounds(target, drafter, 128).generate(prompts, answer_length(name), frozenset(stop_ids))
-    for mine, expected in zip(ours, together, strict=True):
-        assert expected["prompt"] + mine.output_ids == expected["output_ids"]
-        assert mine.accepted_lengths == expected["accepted_draft_lengths"]
+    check_answers(name, run, target, parity.facts(f"{name}/end_to_end")["runs"][run])
 
 
 def test_a_drafter_reports_no_unused_tensors_and_shares_what_is_equal(target: Llama) -> None:

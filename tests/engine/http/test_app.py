@@ -55,7 +55,12 @@ WRONG_CHATS: list[tuple[dict[str, Any], int, str, str]] = [
     ({"messages": [{"content": "Hi"}]}, 400, "messages[0].role", "missing_required_parameter"),
     ({"messages": [{"role": "wizard", "content": "Hi"}]}, 400, "messages[0].role", "invalid_value"),
     ({"messages": [{"role": 1, "content": "Hi"}]}, 400, "messages[0].role", "invalid_type"),
-    ({"messages": [{"role": "tool", "content": "4"}]}, 400, "messages[0].role", "unsupported_parameter"),
+    (
+        {"messages": [{"role": "tool", "content": "4"}]},
+        400,
+        "messages[0].tool_call_id",
+        "missing_required_parameter",
+    ),
     ({"messages": [*MESSAGES, {"role": "user"}]}, 400, "messages[1].content", "missing_required_parameter"),
     ({"messages": [{"role": "user", "content": 7}]}, 400, "messages[0].content", "invalid_type"),
     ({"messages": [{"role": "user", "content": ["x"]}]}, 400, "messages[0].content[0]", "invalid_type"),
@@ -74,8 +79,8 @@ WRONG_CHATS: list[tuple[dict[str, Any], int, str, str]] = [
     (
         {"messages": [{"role": "assistant", "content": "", "tool_calls": [TOOL]}]},
         400,
-        "messages[0].tool_calls",
-        "unsupported_parameter",
+        "messages[0].tool_calls[0].id",
+        "missing_required_parameter",
     ),
     ({"max_tokens": -1}, 400, "max_tokens", "invalid_value"),
     ({"max_tokens": 0}, 400, "max_tokens", "invalid_value"),
@@ -126,10 +131,11 @@ WRONG_CHATS: list[tuple[dict[str, Any], int, str, str]] = [
     ({"logprobs": 3}, 400, "logprobs", "invalid_type"),
     ({"logprobs": True, "top_logprobs": 21}, 400, "top_logprobs", "invalid_value"),
     ({"top_logprobs": 2}, 400, "top_logprobs", "invalid_value"),
-    ({"n": 2}, 400, "n", "unsupported_parameter"),
+    ({"n": 9}, 400, "n", "invalid_value"),
     ({"n": 0}, 400, "n", "invalid_value"),
-    ({"tools": [TOOL]}, 400, "tools", "unsupported_parameter"),
-    ({"tool_choice": "required"}, 400, "tool_choice", "unsupported_parameter"),
+    ({"tools": [TOOL, TOOL]}, 400, "tools[1].function.name", "invalid_value"),
+    ({"tools": [TOOL], "tool_choice": "any"}, 400, "tool_choice", "invalid_value"),
+    ({"tool_choice": "required"}, 400, "tool_choice", "invalid_value"),
     ({"functions": [{"name": "f"}]}, 400, "functions", "unsupported_parameter"),
     ({"logit_bias": {"x": 1}}, 400, "logit_bias", "invalid_value"),
     ({"logit_bias": {"264": 1}}, 400, "logit_bias", "invalid_value"),
@@ -277,7 +283,13 @@ def test_state_tells_what_speculation_yields(engine: Engine, toy_folder: Path) -
     }
 
 
-def test_after_all_that_nothing_is_running(toy_server: EngineProcess) -> None:
+def test_what_is_refused_never_ran(client: httpx.Client, toy_server: EngineProcess) -> None:
+    toy_server.wait_for_state(lambda state: state["running"] == state["waiting"] == 0)
+    num_before = toy_server.state()["requests_total"]
+    changes: list[dict[str, Any]] = [{"messages": []}, {"max_tokens": -5}, {"temperature": "hot"}]
+    for wrong in changes:
+        answer = client.post("/v1/chat/completions", json={"model": "toy", "messages": MESSAGES, **wrong})
+        assert answer.status_code == 400
     state = toy_server.state()
     assert (state["running"], state["waiting"], state["kv_used_fraction"]) == (0, 0, 0.0)
-    assert state["requests_total"] == 0
+    assert state["requests_total"] == num_before

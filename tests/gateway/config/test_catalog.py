@@ -45,9 +45,7 @@ def test_the_engine_does_chat_and_plain_completions() -> None:
         model="smollm2-135m-instruct",
         endpoints=ANY_CHAT | {"/v1/completions"},
         native=CHAT | {"/v1/completions"},
-        has_tools=False,
         has_images=False,
-        has_json=False,
     )
 
 
