@@ -19,8 +19,9 @@ from gateway.control.key_watch import KeyWatch
 from gateway.dispatch.call import Call, Client, ErrorForm
 from gateway.dispatch.serve import Dispatcher, send_error
 from gateway.protocol import Request
-from gateway.surfaces import chat, embeddings, messages, responses
+from gateway.surfaces import chat, count_tokens, embeddings, messages, responses
 from gateway.surfaces.common import OPENAI_ERRORS, Asked, decoded
+from gateway.surfaces.homes import ResponseHomes
 from gateway.surfaces.http import authenticate
 from gateway.wire.errors import BudgetSpent, GatewayError, ModelNotAllowed, RateLimited, TokensLimited
 
@@ -31,6 +32,7 @@ Send = Callable[[Message], Awaitable[None]]
 Receive = Callable[[], Awaitable[Message]]
 AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 CALL = ("call", "admin")
+Answering = Callable[[Dispatcher, Asked, Call], Awaitable[tuple[int, dict[str, str], bytes]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,7 @@ class Surface:
 
     call_of: Callable[[Asked], Call]
     errors: ErrorForm
+    answer: Answering | None = None  # where there is nothing to dispatch
 
 
 SURFACES: Mapping[str, Surface] = {
@@ -47,6 +50,7 @@ SURFACES: Mapping[str, Surface] = {
     embeddings.EMBEDDINGS: Surface(embeddings.call_of, OPENAI_ERRORS),
     responses.RESPONSES: Surface(responses.call_of, responses.ERRORS),
     messages.MESSAGES: Surface(messages.call_of, messages.ERRORS),
+    count_tokens.COUNT_TOKENS: Surface(count_tokens.call_of, messages.ERRORS, count_tokens.count),
 }
 
 
@@ -57,6 +61,7 @@ class Parts:
     dispatcher: Dispatcher
     keys: KeyWatch
     quotas: Quotas
+    homes: ResponseHomes
     control: AsgiApp
 
 
@@ -98,13 +103,17 @@ async def serve_call(parts: Parts, request: Request, client: Client) -> None:
     surface = SURFACES[request.path]
     try:
         key = authenticate(request.headers, parts.keys.ring, CALL)
-        body = decoded(request.body)
-        call = surface.call_of(Asked(request.path, request.headers, request.body, body, key.name))
+        body, url_query = decoded(request.body), request.query.decode("ascii", "ignore")
+        asked = Asked(request.path, request.headers, request.body, body, key.name, url_query, parts.homes)
+        call = surface.call_of(asked)
         query = call.query
         tokens = query.input_tokens + (query.max_output_tokens or 0)
         grant = parts.quotas.admit(key, query.model, tokens, time.time())
         try:
-            await parts.dispatcher.serve(call, grant, client, request.arrived)
+            if surface.answer is not None:
+                await client.respond(*await surface.answer(parts.dispatcher, asked, call))
+            else:
+                await parts.dispatcher.serve(call, grant, client, request.arrived)
         finally:
             grant.settle(None)  # dispatch has, unless it failed
     except Refused as refused:

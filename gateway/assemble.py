@@ -23,7 +23,14 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from gateway.app import Parts
 from gateway.callers.quotas import Quotas
 from gateway.config.catalog import catalog
-from gateway.config.deployment import AnyTarget, Deployment, EngineTarget, LitellmTarget
+from gateway.config.deployment import (
+    AnthropicTarget,
+    AnyTarget,
+    Deployment,
+    EngineTarget,
+    LitellmTarget,
+    OpenAITarget,
+)
 from gateway.config.load import load_deployment
 from gateway.config.variables import DATABASE_URL_VARIABLE
 from gateway.control import key_watch, policy_watch
@@ -41,6 +48,9 @@ from gateway.ledger.costs import Price, price_for
 from gateway.ledger.database import create_async_engine, resolve_url
 from gateway.ledger.spool import Spool
 from gateway.ledger.targets import replace_targets
+from gateway.surfaces.homes import ResponseHomes
+from gateway.surfaces.messages import MESSAGES
+from gateway.surfaces.responses import RESPONSES
 from gateway.upstreams.base import Upstream
 from gateway.upstreams.litellm_provider import LitellmUpstream
 from gateway.upstreams.openai_http import HttpUpstream
@@ -127,12 +137,21 @@ async def assembled(files: Files, index: int) -> AsyncIterator[Parts]:
             (watch.step, engine_watch.INTERVAL_S),
         ]
         async with _running(chores, spool):
-            yield Parts(dispatcher, keys, quotas, control_app(plane))
+            yield Parts(dispatcher, keys, quotas, _homes(routes), control_app(plane))
     finally:
         spool.close()
         for upstream in upstreams.values():
             await upstream.close()
         await database.dispose()
+
+
+def _homes(routes: Catalog) -> ResponseHomes:
+    keeping = [
+        name
+        for name, target in routes.targets.items()
+        if RESPONSES in target.native and not target.disabled_reason
+    ]
+    return ResponseHomes(tuple(keeping))
 
 
 def _upstream(target: AnyTarget) -> Upstream:
@@ -141,7 +160,15 @@ def _upstream(target: AnyTarget) -> Upstream:
         return LitellmUpstream(target.model, target.api_key, target.base_url, drops_params=drops_params)
     if isinstance(target, EngineTarget):
         return HttpUpstream(target.url, api_key=None)
-    return HttpUpstream(target.base_url, target.api_key)
+    return HttpUpstream(target.base_url, target.api_key, _api_key_headers(target))
+
+
+def _api_key_headers(target: OpenAITarget | AnthropicTarget) -> tuple[str, ...]:
+    """Where the target looks for its key: a server of both APIs may do so in either place."""
+    if target.kind == "anthropic":
+        return ("x-api-key",)
+    has_both = MESSAGES in (target.endpoints or ())
+    return ("authorization", "x-api-key") if has_both else ("authorization",)
 
 
 def _with_prices(routes: Catalog, prices: Mapping[str, Price | None]) -> Catalog:

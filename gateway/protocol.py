@@ -20,6 +20,7 @@ import httptools
 import orjson
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from gateway.upstreams.http_client import header_lines
 from gateway.wire.errors import error_value
 
 log = logging.getLogger(__name__)
@@ -79,8 +80,15 @@ class Client(RequestResponseCycle):
     Waits while the caller reads too slowly; raises `CancelledError` once it has left.
     """
 
-    def __init__(self, connection: _Connection, request: Request | None, *, is_http_11: bool) -> None:
-        self.keep_alive = False  # these three are all that uvicorn's protocol looks at
+    def __init__(
+        self,
+        connection: _Connection,
+        request: Request | None,
+        *,
+        is_http_11: bool = True,
+        keep_alive: bool = False,
+    ) -> None:
+        self.keep_alive = keep_alive  # these three are all that uvicorn's protocol looks at
         self.response_complete = False
         self.disconnected = False
 
@@ -95,9 +103,8 @@ class Client(RequestResponseCycle):
 
     async def start(self, status: int, headers: Mapping[str, str]) -> None:
         """Begins a stream; the head leaves with the first piece. How the body is framed is not for `headers` to say."""
-        self._head = self._head_of(
-            status, headers, "Transfer-Encoding: chunked\r\n" if self._is_chunked else ""
-        )
+        framing = b"Transfer-Encoding: chunked\r\n" if self._is_chunked else b""
+        self._head = self._head_of(status, headers, framing)
         self.is_started = True
 
     async def write(self, data: bytes) -> None:
@@ -111,15 +118,15 @@ class Client(RequestResponseCycle):
         self._complete()
 
     async def respond(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
-        """A whole answer at once, JSON unless `headers` say otherwise."""
+        """A whole answer at once, JSON unless `headers` have another `Content-Type`."""
         if self.disconnected or self.response_complete or self._connection.flow.write_paused:
             await self._room()
         self.answer(status, headers, body)
 
     def answer(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
         """`respond` for those who cannot wait."""
-        given = {"Content-Type": "application/json", "Content-Length": str(len(body)), **headers}
-        head = self._head_of(status, given)
+        kind = b"" if "Content-Type" in headers else b"Content-Type: application/json\r\n"
+        head = self._head_of(status, headers, b"%bContent-Length: %d\r\n" % (kind, len(body)))
         self.is_started = True
         self._connection.transport.write(head + body)
         self._complete()
@@ -158,14 +165,10 @@ class Client(RequestResponseCycle):
         if self.disconnected:
             raise asyncio.CancelledError("the client has left")
 
-    def _head_of(self, status: int, headers: Mapping[str, str], framing: str = "") -> bytes:
-        lines = [f"{name}: {value}\r\n" for name, value in headers.items()]
-        text = "".join(lines)
-        if text.count("\r") != len(lines) or text.count("\n") != len(lines):
-            raise ValueError(f"a line break in one of the headers {', '.join(headers)}")
-        close = "" if self.keep_alive else "Connection: close\r\n"
-        rest = f"{text}{framing}{close}\r\n".encode("latin-1", "replace")
-        return STATUS_LINE[status] + self._connection.common_lines() + rest
+    def _head_of(self, status: int, headers: Mapping[str, str], framing: bytes) -> bytes:
+        close = b"" if self.keep_alive else b"Connection: close\r\n"
+        common = self._connection.common_lines()
+        return b"".join((STATUS_LINE[status], common, header_lines(headers), framing, close, b"\r\n"))
 
     def _complete(self) -> None:
         self.response_complete = True
@@ -198,7 +201,7 @@ class _Connection(HttpToolsProtocol):
         listed, lines = self._common
         if listed is not self.server_state.default_headers:
             listed = self.server_state.default_headers
-            lines = b"".join([b"%b: %b\r\n" % header for header in self.server_state.default_headers])
+            lines = b"".join([b"%b: %b\r\n" % header for header in listed])
             type(self)._common = listed, lines
         return lines
 
@@ -291,7 +294,7 @@ class _Connection(HttpToolsProtocol):
         elif self._phase == _BODY:  # of a request that the app already serves
             self.transport.close()
         else:
-            client = Client(self, None, is_http_11=True)
+            client = Client(self, None)
             client.refusal = refusal
             self._queue(client)
 
@@ -322,7 +325,8 @@ class _Connection(HttpToolsProtocol):
             self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
-        self._stop_timer()
+        if self._timer is not None:
+            self._stop_timer()
         if self.parser.should_upgrade():
             return
         headers = self.headers
@@ -351,8 +355,9 @@ class _Connection(HttpToolsProtocol):
         if int(headers.get("content-length", 0)) > self._limits.body_bytes:
             raise _too_large_body(self._limits)
         is_http_11 = self.parser.get_http_version() == "1.1"
-        client = Client(self, Request(path, query, headers, b"", time.monotonic()), is_http_11=is_http_11)
-        client.keep_alive = is_http_11 and self.parser.should_keep_alive()
+        keep_alive = is_http_11 and self.parser.should_keep_alive()
+        request = Request(path, query, headers, b"", time.monotonic())
+        client = Client(self, request, is_http_11=is_http_11, keep_alive=keep_alive)
         self._phase, self._receiving = _BODY, client
         self._queue(client)
 
@@ -380,7 +385,8 @@ class _Connection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self._phase = _BETWEEN
-        self._stop_timer()
+        if self._timer is not None:
+            self._stop_timer()
         client, self._receiving = self._receiving, None
         if client is not None:
             assert client.request is not None

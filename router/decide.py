@@ -39,9 +39,10 @@ def decide(query: Query, catalog: Catalog, policy: Policy, fleet: Fleet, now: fl
         raise UnknownModel(query.model)
     finding = find_shape(query, named.shape, policy.rules)
     rules = policy.for_shape(finding.shape)
-    names = _names(named, rules.candidates, catalog)
+    names = (query.target,) if query.target else _names(named, rules.candidates, catalog)
     field = _muster(query, catalog, fleet, names, now)
-    spare = () if named.pinned else tuple(name for name in rules.fallback if name not in names)
+    is_pinned = named.pinned or query.target
+    spare = () if is_pinned else tuple(name for name in rules.fallback if name not in names)
     reserve = _muster(query, catalog, fleet, spare, now)
     if not field.well and not reserve.well:
         field.call_up_soonest()
@@ -193,20 +194,21 @@ def _slo_misses(slo: Slo, outlook: Outlook, prediction: Prediction, query: Query
     """The limits that the target would miss, in words; what too few samples speak for is not held against it."""
     if slo is NO_SLO and query.slo_tpot_s is None:
         return ()
-    is_known = outlook.completion_weight >= ENOUGH_SAMPLES
-    has_ttft = query.stream and outlook.ttft_weight >= ENOUGH_SAMPLES
-    checks = (
-        ("ttft_p95_s", ttft_p95_s(outlook, prediction) if has_ttft else None, slo.ttft_p95_s),
-        ("completion_p95_s", prediction.completion_p95_s if is_known else None, slo.completion_p95_s),
-        ("timeout_rate", outlook.timeout_rate, slo.timeout_rate),
-        ("truncation_rate", outlook.truncation_rate, slo.truncation_rate),
-        ("tpot_s", prediction.tpot_s if is_known else None, query.slo_tpot_s),
-    )
-    return tuple(
-        f"{what} {value:.3g} > {limit:g}"
-        for what, value, limit in checks
-        if value is not None and limit is not None and value > limit
-    )
+    misses: list[str] = []
+    if outlook.completion_weight >= ENOUGH_SAMPLES:
+        _check(misses, "completion_p95_s", prediction.completion_p95_s, slo.completion_p95_s)
+        _check(misses, "tpot_s", prediction.tpot_s, query.slo_tpot_s)
+    if query.stream and outlook.ttft_weight >= ENOUGH_SAMPLES:
+        _check(misses, "ttft_p95_s", ttft_p95_s(outlook, prediction), slo.ttft_p95_s)
+    if outlook.timeout_rate is not None and outlook.truncation_rate is not None:
+        _check(misses, "timeout_rate", outlook.timeout_rate, slo.timeout_rate)
+        _check(misses, "truncation_rate", outlook.truncation_rate, slo.truncation_rate)
+    return tuple(misses)
+
+
+def _check(misses: list[str], what: str, value: float, limit: float | None) -> None:
+    if limit is not None and value > limit:
+        misses.append(f"{what} {value:.3g} > {limit:g}")
 
 
 def _explore(scored: list[Candidate], share: float, draw: float) -> tuple[list[Candidate], bool]:

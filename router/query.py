@@ -21,6 +21,7 @@ class Query:
     metadata: Mapping[str, str] = field(default_factory=dict)
     workflow: str | None = None
     task_id: str | None = None
+    target: str | None = None  # the one that holds what the call refers to: no other can serve it
     declared_shape: str | None = None  # header or metadata; `auto/<shape>` is read from `model`
     input_tokens: int = 0  # an estimate: text bytes ÷ 4, plus 4 a message
     max_output_tokens: int | None = None

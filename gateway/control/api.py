@@ -11,10 +11,11 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from fastapi import Depends, FastAPI, Request
+from fastapi import Depends, FastAPI, Header, Request
 from fastapi import Path as PathParameter
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
@@ -82,6 +83,7 @@ def _writer(request: Request) -> Key:
 
 Reader = Annotated[Key, Depends(_reader)]
 Writer = Annotated[Key, Depends(_writer)]
+AnthropicVersion = Annotated[str | None, Header()]  # its clients send `anthropic-version`
 
 
 def control_app(plane: Plane) -> FastAPI:
@@ -159,17 +161,19 @@ def _target_states(plane: Plane) -> dict[str, dict[str, Any]]:
 
 def _add_ledger(app: FastAPI, plane: Plane) -> None:
     @app.get("/v1/models")
-    async def models(_: Reader) -> dict[str, Any]:
-        return {
-            "object": "list",
-            "data": [_model(name, owner, plane) for name, owner in _names(plane.catalog)],
-        }
+    async def models(_: Reader, anthropic_version: AnthropicVersion = None) -> dict[str, Any]:
+        names = _names(plane.catalog)
+        if anthropic_version is None:
+            return {"object": "list", "data": [_model(name, owner, plane) for name, owner in names]}
+        data = [_model_info(name, plane) for name, _ in names]
+        return {"data": data, "has_more": False, "first_id": data[0]["id"], "last_id": data[-1]["id"]}
 
     @app.get("/v1/models/{name:path}")
-    async def model(name: str, _: Reader) -> dict[str, Any]:
+    async def model(name: str, _: Reader, anthropic_version: AnthropicVersion = None) -> dict[str, Any]:
         for known, owner in _names(plane.catalog):
             if known == name:
-                return _model(known, owner, plane)
+                is_openai = anthropic_version is None
+                return _model(known, owner, plane) if is_openai else _model_info(known, plane)
         raise NotFound(f"no model is called '{name}'; GET /v1/models lists them", code="model_not_found")
 
     @app.get("/v1/exchanges/{request_id}")
@@ -207,6 +211,13 @@ def _names(catalog: Catalog) -> list[tuple[str, str]]:
 
 def _model(name: str, owner: str, plane: Plane) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": int(plane.started_at), "owned_by": owner}
+
+
+def _model_info(name: str, plane: Plane) -> dict[str, Any]:
+    """A model as Anthropic lists it."""
+    created_at = datetime.fromtimestamp(int(plane.started_at), UTC).isoformat()
+    known = {"capabilities": None, "max_input_tokens": None, "max_tokens": None, "lifecycle": "active"}
+    return {"type": "model", "id": name, "display_name": name, "created_at": created_at, **known}
 
 
 def _exchange_id(request_id: str) -> UUID:

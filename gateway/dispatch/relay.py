@@ -110,9 +110,11 @@ class Relay:
 
     def _last(self) -> bytes:
         """The end of the stream. Some servers send no terminal event: nothing is missing after a finish reason."""
-        tail = b""
-        if self._end is None and self._splitter.rest.strip():
-            tail = self._take_event(self._splitter.rest)
+        tail, rest = b"", self._splitter.rest
+        if self._end is None and rest.strip():
+            event = rest + b"\n\n"  # without its blank line no client would see it
+            piece = self.form.wire.read_event(event)
+            tail = b"" if piece.is_malformed else self._take_read(event, piece)
         if self._said is not None:
             raise self._said
         if self._end is None and self.tally.exchange.finish_reason is None:

@@ -183,5 +183,7 @@ class Tally:
             headers["X-Sparkgate-Cache"] = exchange.cache
         if exchange.overhead_s is not None:
             headers["X-Sparkgate-Overhead-Ms"] = f"{exchange.overhead_s * 1e3:.2f}"
+        if exchange.endpoint == "/v1/messages":
+            headers["Request-Id"] = exchange.request_id  # where Anthropic's clients look for it
         headers.update(self._grant.headers())
         return headers

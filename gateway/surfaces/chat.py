@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-
-import orjson
 
 from gateway.dispatch.call import Call, Form
 from gateway.surfaces.common import (
@@ -20,17 +17,16 @@ from gateway.surfaces.common import (
     OPENAI_ERRORS,
     TOKENS_PER_MESSAGE,
     Asked,
-    Settings,
     body_for,
     check,
+    encoded,
     fingerprint,
     has_image,
+    json_bytes,
     limit_of,
-    metadata_of,
-    number,
     passed_headers,
+    query_of,
     refuse_dropped,
-    settings_of,
     text_bytes,
     value_for,
 )
@@ -50,15 +46,14 @@ def call_of(asked: Asked) -> Call:
     """Raises `BadRequest` for what no upstream could make sense of."""
     body = asked.body
     _check(asked)
-    metadata = metadata_of(body)
     options = body.get("stream_options")
     wants_usage = isinstance(options, dict) and options.get("include_usage") is True
     return Call(
-        query=_query(asked, metadata, settings_of(asked.headers, metadata)),
+        query=_query(asked),
         form_for=_Forms(asked, body.get("stream") is True and not wants_usage, wants_usage),
         errors=OPENAI_ERRORS,
         wants_usage=wants_usage,
-        fingerprint=fingerprint(asked),
+        fingerprint=lambda: fingerprint(asked),
     )
 
 
@@ -77,31 +72,23 @@ def _check(asked: Asked) -> None:
             raise BadRequest(f"messages[{index}] must be an object with a 'role'", param=f"messages[{index}]")
 
 
-def _query(asked: Asked, metadata: Mapping[str, str], settings: Settings) -> Query:
+def _query(asked: Asked) -> Query:
     body = asked.body
     listed = body["messages"] if asked.path == CHAT else ()
-    size = text_bytes([message.get("content") for message in listed] if listed else body.get("prompt"))
-    return Query(
-        endpoint=asked.path,
-        model=body["model"],
-        caller=asked.caller,
-        stream=body.get("stream") is True,
-        headers=asked.headers,
-        metadata=metadata,
-        workflow=settings.workflow,
-        task_id=settings.task_id,
-        declared_shape=settings.shape,
+    if listed:
+        said = [message.get(key) for message in listed for key in ("content", "tool_calls")]
+        size = text_bytes(said) + json_bytes(body.get("tools") or body.get("functions"))
+    else:
+        size = text_bytes(body.get("prompt"))
+    return query_of(
+        asked,
         input_tokens=size // BYTES_PER_TOKEN + TOKENS_PER_MESSAGE * len(listed),
         max_output_tokens=limit_of(body.get("max_completion_tokens"), body.get("max_tokens")),
-        temperature=number(body.get("temperature")),
         message_count=len(listed),
         has_tools=bool(body.get("tools") or body.get("functions")),
         has_tool_messages=any(m["role"] in ("tool", "function") or m.get("tool_calls") for m in listed),
         has_images=any(has_image(message.get("content")) for message in listed),
         wants_json=_wants_json(body.get("response_format")),
-        slo_ttft_s=settings.slo_ttft_s,
-        slo_tpot_s=settings.slo_tpot_s,
-        deadline_s=settings.deadline_s,
     )
 
 
@@ -120,21 +107,23 @@ class _Forms:
     def __call__(self, target: Target) -> Form:
         asked, headers = self.asked, passed_headers(self.asked.headers)
         if asked.path in target.native:
-            return Form(asked.path, body_for(asked, target, asks_usage=self.asks_usage), chat, headers)
+            return Form(asked.native_path, body_for(asked, target, asks_usage=self.asks_usage), chat, headers)
         if MESSAGES not in target.native or asked.path != CHAT:
             raise BadRequest(f"target '{target.name}' does not serve {asked.path}", param="model")
-        body, dropped = chat_over_messages.request(
-            value_for(asked, target),
-            default_max_tokens=DEFAULT_MAX_TOKENS,
-            thinking="budget" if _THINKS_BY_BUDGET.search(target.model) else "adaptive",
-        )
+        body, dropped = over_messages(value_for(asked, target), target)
         refuse_dropped(target.refuses_unsupported, dropped, target.name)
-        translation = _FromMessages(target.model, self.wants_usage)
-        return Form(MESSAGES, orjson.dumps(body), messages, headers, translation)
+        translation = FromMessages(target.model, self.wants_usage)
+        return Form(MESSAGES, encoded(body), messages, messages.VERSION_HEADER | headers, translation)
+
+
+def over_messages(body: dict[str, Any], target: Target) -> tuple[dict[str, Any], list[str]]:
+    """A chat request for a Messages target, and the names of what is lost in it. Raises `BadRequest`."""
+    thinking: chat_over_messages.Thinking = "budget" if _THINKS_BY_BUDGET.search(target.model) else "adaptive"
+    return chat_over_messages.request(body, default_max_tokens=DEFAULT_MAX_TOKENS, thinking=thinking)
 
 
 @dataclass(frozen=True, slots=True)
-class _FromMessages:
+class FromMessages:
     """A Messages target's answer, as chat completions."""
 
     model: str

@@ -15,8 +15,10 @@ from typing import Any
 import orjson
 
 from gateway.dispatch.call import ErrorForm
+from gateway.surfaces.homes import NO_HOMES, ResponseHomes
 from gateway.wire.errors import BadRequest, error_event
 from router.catalog import Target
+from router.query import Query
 from router.shapes import SHAPES
 
 OUR_METADATA = ("task_id", "workflow", "task_shape", "slo_ttft_ms", "slo_tpot_ms", "deadline_ms")
@@ -25,8 +27,10 @@ TRACE_HEADERS = ("traceparent", "tracestate")  # W3C trace context
 MAX_ID_CHARS = 256  # task ids and workflows are indexed
 BYTES_PER_TOKEN = 4  # a rule of thumb for routing and context checks, never for money
 TOKENS_PER_MESSAGE = 4
-_TEXT_KEYS = ("text", "content", "output", "arguments")  # of parts, messages, and items of Responses
+MAX_DEPTH = 250  # of nesting that orjson writes; it reads four times as much
+_TEXT_KEYS = ("text", "content", "output", "arguments", "function")  # of parts, items and tool calls
 _MODEL = re.compile(rb'"model"\s*:\s*"((?:[^"\\]|\\.)*)"')
+_ESCAPED_LETTER = b"\\u006"  # which begins the escapes of all letters in "model"
 _NOT_IN_FINGERPRINT = frozenset(
     {"metadata", "user", "sparkgate", "store", "safety_identifier", "prompt_cache_key"}
 )
@@ -38,13 +42,20 @@ OPENAI_ERRORS = ErrorForm(
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One request as every surface starts from it."""
+    """One request as every surface starts from it. `homes`: what earlier answers left behind, and where."""
 
     path: str
     headers: Mapping[str, str]
     raw: bytes
     body: dict[str, Any]
     caller: str
+    query: str = ""  # behind the path's question mark
+    homes: ResponseHomes = NO_HOMES
+
+    @property
+    def native_path(self) -> str:
+        """For a target that speaks the caller's API."""
+        return f"{self.path}?{self.query}" if self.query else self.path
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +81,8 @@ def decoded(raw: bytes) -> dict[str, Any]:
         raise BadRequest(f"the body is not valid JSON: {error}", code="invalid_json") from None
     if not isinstance(value, dict):
         raise BadRequest("the body must be a JSON object", code="invalid_json")
+    if len(raw) > 2 * MAX_DEPTH:
+        encoded(value)
     return value
 
 
@@ -132,6 +145,29 @@ def _hint_s(given: Mapping[str, str], name: str) -> float | None:
     return milliseconds / 1e3
 
 
+def query_of(asked: Asked, **told: Any) -> Query:
+    """What all surfaces read alike, and what this one found in its own format. Raises `BadRequest`."""
+    body = asked.body
+    metadata = metadata_of(body)
+    settings = settings_of(asked.headers, metadata)
+    return Query(
+        endpoint=asked.path,
+        model=body["model"],
+        caller=asked.caller,
+        stream=body.get("stream") is True,
+        headers=asked.headers,
+        metadata=metadata,
+        workflow=settings.workflow,
+        task_id=settings.task_id,
+        declared_shape=settings.shape,
+        temperature=number(body.get("temperature")),
+        slo_ttft_s=settings.slo_ttft_s,
+        slo_tpot_s=settings.slo_tpot_s,
+        deadline_s=settings.deadline_s,
+        **told,
+    )
+
+
 def number(value: Any) -> float | None:
     return float(value) if isinstance(value, int | float) else None
 
@@ -142,20 +178,34 @@ def limit_of(*values: Any) -> int | None:
 
 
 def text_bytes(content: Any) -> int:
-    """UTF-8 bytes of text; parts that are not text (images, audio) count nothing."""
-    if isinstance(content, str):
-        return len(content) if content.isascii() else len(content.encode("utf-8", "replace"))
-    if isinstance(content, list):
-        return sum(text_bytes(part) for part in _texts(content))
-    return 0
+    """UTF-8 bytes of text; a token's id counts as its text, what is neither (images, audio) not at all."""
+    size, waiting = 0, [content]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, str):
+            size += len(item) if item.isascii() else len(item.encode("utf-8", "replace"))
+        elif isinstance(item, list):
+            waiting += item
+        elif isinstance(item, dict):
+            waiting += [item[key] for key in _TEXT_KEYS if key in item]
+            if item.get("type") == "tool_use":
+                size += json_bytes(item.get("input"))
+        elif isinstance(item, int):
+            size += BYTES_PER_TOKEN
+    return size
 
 
-def _texts(parts: Iterable[Any]) -> Iterable[Any]:
-    for part in parts:
-        if isinstance(part, dict):
-            yield from (part[key] for key in _TEXT_KEYS if key in part)
-        else:
-            yield part
+def json_bytes(value: Any) -> int:
+    """What a model reads as JSON: definitions of tools and what they were called with."""
+    return len(encoded(value)) if value else 0
+
+
+def encoded(value: Any, *, sort: bool = False) -> bytes:
+    """As JSON. Raises `BadRequest` for nesting that can be read but not written."""
+    try:
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS if sort else None)
+    except orjson.JSONEncodeError:
+        raise BadRequest("the body is nested too deeply", code="invalid_json") from None
 
 
 def has_image(content: Any) -> bool:
@@ -171,12 +221,17 @@ def body_for(asked: Asked, target: Target, *, asks_usage: bool) -> bytes:
     The caller's bytes with those two edits, wherever they can be made in place.
     """
     body = asked.body
-    has_ours = "metadata" in body or ("sparkgate" in body and target.kind != "engine")
+    has_ours = _has_our_metadata(body) or ("sparkgate" in body and target.kind != "engine")
     if not has_ours and not (asks_usage and "stream_options" in body):
         edited = _with_model(asked.raw, target.model)
         if edited is not None:
             return _with_usage(edited) if asks_usage else edited
-    return orjson.dumps(value_for(asked, target, asks_usage=asks_usage))
+    return encoded(value_for(asked, target, asks_usage=asks_usage))
+
+
+def _has_our_metadata(body: dict[str, Any]) -> bool:
+    metadata = body.get("metadata")
+    return isinstance(metadata, dict) and any(name in metadata for name in OUR_METADATA)
 
 
 def value_for(asked: Asked, target: Target, *, asks_usage: bool = False) -> dict[str, Any]:
@@ -184,7 +239,7 @@ def value_for(asked: Asked, target: Target, *, asks_usage: bool = False) -> dict
     body = {**asked.body, "model": target.model}
     if target.kind != "engine":
         body.pop("sparkgate", None)
-    if isinstance(body.get("metadata"), dict):
+    if _has_our_metadata(body):
         kept = {key: value for key, value in body["metadata"].items() if key not in OUR_METADATA}
         if kept:
             body["metadata"] = kept
@@ -197,9 +252,9 @@ def value_for(asked: Asked, target: Target, *, asks_usage: bool = False) -> dict
 
 
 def _with_model(raw: bytes, model: str) -> bytes | None:
-    """None where the name stands nowhere, or more than once, by itself."""
+    """None where it is not certain which name that is: of several, or of a key that may be spelled in escapes."""
     found = _MODEL.search(raw)
-    if found is None or raw.count(b'"model"') != 1:
+    if found is None or raw.count(b'"model"') != 1 or _ESCAPED_LETTER in raw:
         return None
     return raw[: found.start(1)] + orjson.dumps(model)[1:-1] + raw[found.end(1) :]
 
@@ -214,7 +269,12 @@ def fingerprint(asked: Asked, *, is_certain: bool = False) -> bytes | None:
     if not is_certain and body.get("temperature") != 0 and body.get("seed") is None:
         return None
     said = {key: value for key, value in body.items() if key not in _NOT_IN_FINGERPRINT}
-    return sha256(asked.path.encode() + orjson.dumps(said, option=orjson.OPT_SORT_KEYS)).digest()
+    try:
+        answer_to = encoded(said, sort=True)
+    except BadRequest:
+        return None
+    how = f"{asked.native_path} {asked.headers.get('anthropic-beta', '')}\n"
+    return sha256(how.encode() + answer_to).digest()
 
 
 def refuse_dropped(target_refuses: bool, dropped: list[str], target: str) -> None:

@@ -10,14 +10,12 @@ from gateway.surfaces.common import (
     body_for,
     check,
     fingerprint,
-    metadata_of,
     passed_headers,
-    settings_of,
+    query_of,
     text_bytes,
 )
 from gateway.wire import chat
 from gateway.wire.errors import BadRequest
-from router.query import Query
 
 EMBEDDINGS = "/v1/embeddings"
 
@@ -26,30 +24,16 @@ def call_of(asked: Asked) -> Call:
     """Raises `BadRequest`. An embedding is the same whenever it is asked for, so every call may be cached."""
     body = asked.body
     check(body)
+    if body.get("stream"):
+        raise BadRequest("embeddings are not streamed; leave 'stream' out", param="stream")
     given = body.get("input")
     if not given or not isinstance(given, str | list):
         raise BadRequest("'input' must be a text, or a list of texts or tokens", param="input")
-    metadata = metadata_of(body)
-    settings = settings_of(asked.headers, metadata)
-    tokens = sum(isinstance(each, int) for each in given) + sum(
-        len(each) for each in given if isinstance(each, list)
-    )
     return Call(
-        query=Query(
-            endpoint=asked.path,
-            model=body["model"],
-            caller=asked.caller,
-            headers=asked.headers,
-            metadata=metadata,
-            workflow=settings.workflow,
-            task_id=settings.task_id,
-            declared_shape=settings.shape,
-            input_tokens=text_bytes(given) // BYTES_PER_TOKEN + tokens,
-            deadline_s=settings.deadline_s,
-        ),
+        query=query_of(asked, input_tokens=text_bytes(given) // BYTES_PER_TOKEN),
         form_for=lambda target: Form(
-            asked.path, body_for(asked, target, asks_usage=False), chat, passed_headers(asked.headers)
+            asked.native_path, body_for(asked, target, asks_usage=False), chat, passed_headers(asked.headers)
         ),
         errors=OPENAI_ERRORS,
-        fingerprint=fingerprint(asked, is_certain=True),
+        fingerprint=lambda: fingerprint(asked, is_certain=True),
     )

@@ -6,8 +6,7 @@ Anthropic's shape, before a stream and in it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import uuid4
 
@@ -17,18 +16,18 @@ from gateway.dispatch.call import Call, ErrorForm, Form
 from gateway.surfaces.common import (
     BYTES_PER_TOKEN,
     TOKENS_PER_MESSAGE,
+    TRACE_HEADERS,
     Asked,
-    Settings,
     body_for,
     check,
+    encoded,
     fingerprint,
     has_image,
+    json_bytes,
     limit_of,
-    metadata_of,
-    number,
     passed_headers,
+    query_of,
     refuse_dropped,
-    settings_of,
     text_bytes,
     value_for,
 )
@@ -40,8 +39,7 @@ from router.query import Query
 CHAT = "/v1/chat/completions"
 MESSAGES = "/v1/messages"
 RESPONSES = "/v1/responses"  # who speaks it is up to date with OpenAI: its newest models refuse `max_tokens`
-COUNT_TOKENS = "/v1/messages/count_tokens"
-ANTHROPIC_HEADERS = ("traceparent", "tracestate", "anthropic-version", "anthropic-beta")
+ANTHROPIC_HEADERS = (*TRACE_HEADERS, "anthropic-version", "anthropic-beta")
 SERVER_TOOLS = ("web_search_", "web_fetch_", "code_execution_", "tool_search_", "advisor_")
 
 ERRORS = ErrorForm(
@@ -58,46 +56,32 @@ def call_of(asked: Asked) -> Call:
     body = asked.body
     check(body)
     listed = body.get("messages")
-    if not isinstance(listed, list) or not all(isinstance(turn, dict) for turn in listed):
-        raise BadRequest("'messages' must be a list of objects", param="messages")
-    metadata = metadata_of(body)
+    if not isinstance(listed, list) or not listed or not all(isinstance(turn, dict) for turn in listed):
+        raise BadRequest("'messages' must be a non-empty list of objects", param="messages")
     return Call(
-        query=_query(asked, listed, metadata, settings_of(asked.headers, metadata)),
+        query=_query(asked, listed),
         form_for=_Forms(asked),
         errors=ERRORS,
         is_repeatable=not _has_server_tools(body),
-        fingerprint=fingerprint(asked),
+        fingerprint=lambda: fingerprint(asked),
     )
 
 
-def _query(
-    asked: Asked, listed: list[dict[str, Any]], metadata: Mapping[str, str], settings: Settings
-) -> Query:
+def _query(asked: Asked, listed: list[dict[str, Any]]) -> Query:
     body = asked.body
     contents = [turn.get("content") for turn in listed]
-    size = text_bytes(contents) + text_bytes(body.get("system"))
+    size = text_bytes([contents, body.get("system")]) + json_bytes(body.get("tools"))
     blocks = [block for content in contents if isinstance(content, list) for block in content]
-    return Query(
-        endpoint=asked.path,
-        model=body["model"],
-        caller=asked.caller,
-        stream=body.get("stream") is True,
-        headers=asked.headers,
-        metadata=metadata,
-        workflow=settings.workflow,
-        task_id=settings.task_id,
-        declared_shape=settings.shape,
+    results = [block.get("content") for block in blocks if isinstance(block, dict)]
+    return query_of(
+        asked,
         input_tokens=size // BYTES_PER_TOKEN + TOKENS_PER_MESSAGE * len(listed),
         max_output_tokens=limit_of(body.get("max_tokens")),
-        temperature=number(body.get("temperature")),
         message_count=len(listed),
         has_tools=bool(body.get("tools")),
         has_tool_messages=any(_type(block) in ("tool_use", "tool_result") for block in blocks),
-        has_images=any(map(has_image, contents)),
+        has_images=any(map(has_image, contents + results)),
         wants_json=isinstance(body.get("output_config"), dict) and "format" in body["output_config"],
-        slo_ttft_s=settings.slo_ttft_s,
-        slo_tpot_s=settings.slo_tpot_s,
-        deadline_s=settings.deadline_s,
     )
 
 
@@ -121,8 +105,8 @@ class _Forms:
     def __call__(self, target: Target) -> Form:
         asked = self.asked
         if MESSAGES in target.native:
-            headers = passed_headers(asked.headers, ANTHROPIC_HEADERS)
-            return Form(asked.path, _native_body(asked, target), messages, headers)
+            headers = messages.VERSION_HEADER | passed_headers(asked.headers, ANTHROPIC_HEADERS)
+            return Form(asked.native_path, _native_body(asked, target), messages, headers)
         is_engine = target.kind == "engine"
         body, dropped = messages_over_chat.request(
             value_for(asked, target),
@@ -131,7 +115,7 @@ class _Forms:
         )
         refuse_dropped(target.refuses_unsupported, dropped, target.name)
         translation = _FromChat(asked.body, f"msg_{uuid4().hex}")
-        return Form(CHAT, orjson.dumps(body), chat, passed_headers(asked.headers), translation)
+        return Form(CHAT, encoded(body), chat, passed_headers(asked.headers), translation)
 
 
 def _native_body(asked: Asked, target: Target) -> bytes:
@@ -139,7 +123,7 @@ def _native_body(asked: Asked, target: Target) -> bytes:
     kept = messages.without_unsigned_thinking(asked.body)
     if kept == asked.body:
         return body_for(asked, target, asks_usage=False)
-    return orjson.dumps(value_for(Asked(asked.path, asked.headers, b"", kept, asked.caller), target))
+    return encoded(value_for(replace(asked, body=kept), target))
 
 
 @dataclass(frozen=True, slots=True)

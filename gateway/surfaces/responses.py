@@ -1,13 +1,13 @@
 """`POST /v1/responses`: from a request of OpenAI's Responses API to a `Call`.
 
-A target that speaks it gets the caller's bytes; a chat target, or one that speaks Anthropic's Messages, gets a
-translation and keeps no state: what needs state is refused for it.
+A target that speaks it gets the caller's bytes, and a response that goes on from another goes where that one came
+from. A chat target, or one that speaks Anthropic's Messages, gets a translation and keeps no state: what needs state
+is refused for it.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
@@ -15,31 +15,33 @@ from uuid import uuid4
 import orjson
 
 from gateway.dispatch.call import Call, ErrorForm, Form
+from gateway.ledger.records import Usage
+from gateway.surfaces.chat import CHAT, MESSAGES, FromMessages, over_messages
 from gateway.surfaces.common import (
     BYTES_PER_TOKEN,
     TOKENS_PER_MESSAGE,
     Asked,
-    Settings,
     body_for,
     check,
+    encoded,
     fingerprint,
     has_image,
+    json_bytes,
     limit_of,
-    metadata_of,
-    number,
     passed_headers,
+    query_of,
     refuse_dropped,
-    settings_of,
     text_bytes,
     value_for,
 )
-from gateway.wire import chat, responses, responses_over_chat
+from gateway.surfaces.homes import ResponseHomes
+from gateway.wire import chat, messages, responses, responses_from_chat, responses_over_chat
+from gateway.wire.base import StreamTranslator, Translation
+from gateway.wire.chat import Piece
 from gateway.wire.errors import BadRequest
-from gateway.wire.responses_from_chat import StreamTranslator, response
 from router.catalog import Target
 from router.query import Query
 
-CHAT = "/v1/chat/completions"
 RESPONSES = "/v1/responses"
 OUTSIDE = ("previous_response_id", "conversation", "prompt", "background")  # more than the body counts
 OWN_TOOLS = ("function", "custom")  # all others are run by the provider
@@ -57,37 +59,28 @@ def call_of(asked: Asked) -> Call:
     given = body.get("input")
     if given is not None and not isinstance(given, str | list):
         raise BadRequest("'input' must be a text or a list of items", param="input")
+    if not isinstance(body.get("previous_response_id"), str | None):
+        raise BadRequest("'previous_response_id' must be a text", param="previous_response_id")
     items = [item for item in given if isinstance(item, dict)] if isinstance(given, list) else []
-    metadata = metadata_of(body)
     return Call(
-        query=_query(asked, items, metadata, settings_of(asked.headers, metadata)),
+        query=_query(asked, items),
         form_for=_Forms(asked),
         errors=ERRORS,
         is_repeatable=not (_has_hosted_tools(body.get("tools")) or body.get("background")),
-        fingerprint=None if any(map(body.get, OUTSIDE)) else fingerprint(asked),
+        fingerprint=lambda: None if any(map(body.get, OUTSIDE)) else fingerprint(asked),
     )
 
 
-def _query(
-    asked: Asked, items: list[dict[str, Any]], metadata: Mapping[str, str], settings: Settings
-) -> Query:
+def _query(asked: Asked, items: list[dict[str, Any]]) -> Query:
     body = asked.body
-    size = text_bytes(body.get("input")) + text_bytes(body.get("instructions"))
-    text = body.get("text")
+    size = text_bytes([body.get("input"), body.get("instructions")]) + json_bytes(body.get("tools"))
+    text, previous = body.get("text"), body.get("previous_response_id")
     text_format = text.get("format") if isinstance(text, dict) else None
-    return Query(
-        endpoint=asked.path,
-        model=body["model"],
-        caller=asked.caller,
-        stream=body.get("stream") is True,
-        headers=asked.headers,
-        metadata=metadata,
-        workflow=settings.workflow,
-        task_id=settings.task_id,
-        declared_shape=settings.shape,
+    return query_of(
+        asked,
+        target=asked.homes.of(previous) if previous else None,
         input_tokens=size // BYTES_PER_TOKEN + TOKENS_PER_MESSAGE * max(1, len(items)),
         max_output_tokens=limit_of(body.get("max_output_tokens")),
-        temperature=number(body.get("temperature")),
         message_count=max(1, len(items)),
         has_tools=bool(body.get("tools")),
         has_tool_messages=any(
@@ -96,9 +89,6 @@ def _query(
         has_images=any(has_image(item.get(key)) for item in items for key in ("content", "output")),
         wants_json=isinstance(text_format, dict)
         and text_format.get("type") in ("json_object", "json_schema"),
-        slo_ttft_s=settings.slo_ttft_s,
-        slo_tpot_s=settings.slo_tpot_s,
-        deadline_s=settings.deadline_s,
     )
 
 
@@ -120,15 +110,45 @@ class _Forms:
     def __call__(self, target: Target) -> Form:
         asked, headers = self.asked, passed_headers(self.asked.headers)
         if asked.path in target.native:
-            return Form(asked.path, body_for(asked, target, asks_usage=False), responses, headers)
-        if CHAT not in target.native:
-            raise BadRequest(
-                f"target '{target.name}' speaks neither Responses nor chat completions", param="model"
-            )
-        body, dropped = responses_over_chat.request(value_for(asked, target))
-        refuse_dropped(target.refuses_unsupported, dropped, target.name)
+            body = body_for(asked, target, asks_usage=False)
+            return Form(asked.native_path, body, _Noting(asked.homes, target.name), headers)
+        said, dropped = responses_over_chat.request(value_for(asked, target))
         translation = _FromChat(asked.body, f"resp_{uuid4().hex}", int(time.time()))
-        return Form(CHAT, orjson.dumps(body), chat, headers, translation)
+        if CHAT in target.native:
+            refuse_dropped(target.refuses_unsupported, dropped, target.name)
+            return Form(CHAT, encoded(said), chat, headers, translation)
+        said, lost = over_messages(said, target)
+        refuse_dropped(target.refuses_unsupported, dropped + lost, target.name)
+        chain = _ThroughChat(FromMessages(target.model, wants_usage=True), translation)
+        return Form(MESSAGES, encoded(said), messages, messages.VERSION_HEADER | headers, chain)
+
+
+@dataclass(frozen=True, slots=True)
+class _Noting:
+    """The format as it is, noting which target gave a response: what is read of one passes here."""
+
+    homes: ResponseHomes
+    target: str
+
+    def is_plain(self, data: bytes) -> bool:
+        return responses.is_plain(data)
+
+    def read_event(self, event: bytes) -> Piece:
+        piece = responses.read_event(event)
+        if piece.value is not None:
+            self._note(piece.value)
+        return piece
+
+    def usage_of(self, value: dict[str, Any]) -> Usage | None:
+        self._note(value)
+        return responses.usage_of(value)
+
+    def finish_reason_of(self, body: dict[str, Any]) -> str | None:
+        return responses.finish_reason_of(body)
+
+    def _note(self, value: dict[str, Any]) -> None:
+        if value.get("object") == "response" and isinstance(value.get("id"), str):
+            self.homes.keep(value["id"], self.target)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +160,40 @@ class _FromChat:
     created_at: int
 
     def whole(self, value: dict[str, Any]) -> dict[str, Any]:
-        return response(value, self.body, self.response_id, self.created_at)
+        return responses_from_chat.response(value, self.body, self.response_id, self.created_at)
 
-    def stream(self) -> StreamTranslator:
-        return StreamTranslator(self.body, self.response_id, self.created_at)
+    def stream(self) -> responses_from_chat.StreamTranslator:
+        return responses_from_chat.StreamTranslator(self.body, self.response_id, self.created_at)
+
+
+@dataclass(frozen=True, slots=True)
+class _ThroughChat:
+    """A Messages target's answer as chat completions, and those as a response."""
+
+    to_chat: Translation
+    to_response: Translation
+
+    def whole(self, value: dict[str, Any]) -> dict[str, Any]:
+        return self.to_response.whole(self.to_chat.whole(value))
+
+    def stream(self) -> _StreamThroughChat:
+        return _StreamThroughChat(self.to_chat.stream(), self.to_response.stream())
+
+
+@dataclass(frozen=True, slots=True)
+class _StreamThroughChat:
+    to_chat: StreamTranslator
+    to_response: StreamTranslator
+
+    def feed(self, value: dict[str, Any]) -> list[bytes]:
+        return self._onwards(self.to_chat.feed(value))
+
+    def finish(self) -> list[bytes]:
+        return [*self._onwards(self.to_chat.finish()), *self.to_response.finish()]
+
+    def fail(self, status: int, message: str) -> list[bytes]:
+        return self.to_response.fail(status, message)
+
+    def _onwards(self, events: list[bytes]) -> list[bytes]:
+        chunks = [chat.read_event(event).value for event in events]
+        return [said for chunk in chunks if chunk is not None for said in self.to_response.feed(chunk)]

@@ -10,11 +10,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import os
+import socket
 import ssl
 import zlib
+from asyncio.staggered import staggered_race
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
-from typing import cast
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import httptools
@@ -24,10 +27,13 @@ from gateway.upstreams.base import CutOff, Unreachable
 MAX_CONNECTIONS = 1_000
 IDLE_S = 30.0
 CONNECT_WITHIN_S = 10.0
+HEAD_START_S = 0.25
 MAX_HEAD_BYTES = 64 * 1024
 MAX_UNREAD_BYTES = 256 * 1024  # beyond, the connection is not read until someone takes what is there
 MAX_DECODED_BYTES = 64 * 1024 * 1024  # of a compressed body, which nobody asked for
 JOIN_BELOW_BYTES = 64 * 1024
+
+_Place = tuple[int, int, int, str, Any]  # as `getaddrinfo` gives it
 
 
 def header_lines(headers: Mapping[str, str]) -> bytes:
@@ -151,11 +157,8 @@ class Pool:
         self._authority = parts.netloc.rpartition("@")[2]
         self._address = parts.hostname or "", parts.port or (443 if is_tls else 80)
         self._ssl = (ssl_context or _default_tls()) if is_tls else None
-        self._max_connections, self._idle_s, self._connect_within_s = (
-            max_connections,
-            idle_s,
-            connect_within_s,
-        )
+        self._max_connections = max_connections
+        self._idle_s, self._connect_within_s = idle_s, connect_within_s
         self._fixed = (
             f" HTTP/1.1\r\nHost: {self._authority}\r\nUser-Agent: sparkgate\r\nAccept-Encoding: identity\r\n"
         ).encode()
@@ -191,25 +194,18 @@ class Pool:
         await asyncio.sleep(0)  # the loop closes the sockets
 
     async def _request(self, top: bytes, body: bytes, retry_stale: bool) -> Response:
-        connection = self._kept() or await self._free()
+        connection = self._idle.pop() if self._idle else await self._free()
         is_kept = not connection.is_new
-        if connection.is_new:
+        if not is_kept:
             await self._connect(connection)
         try:
             return await connection.ask(top, body)
-        except _Silence:
-            if not (is_kept and retry_stale):
+        except _Silence as silence:
+            if not is_kept or (silence.was_sent and not retry_stale):
                 raise
         connection = self._new()
         await self._connect(connection)
         return await connection.ask(top, body)
-
-    def _kept(self) -> _Connection | None:
-        while self._idle:
-            connection = self._idle.pop()
-            if connection.is_connected:
-                return connection
-        return None
 
     async def _free(self) -> _Connection:
         """A place for a new connection, or a kept one that others gave back in the meantime."""
@@ -235,10 +231,15 @@ class Pool:
 
     async def _connect(self, connection: _Connection) -> None:
         host, port = self._address
+        loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._connect_within_s):
-                await asyncio.get_running_loop().create_connection(
-                    lambda: connection, host, port, ssl=self._ssl, server_hostname=host if self._ssl else None
+                reached = await _reach(await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+                await loop.create_connection(
+                    lambda: connection,
+                    sock=reached,
+                    ssl=self._ssl,
+                    server_hostname=host if self._ssl else None,
                 )
         except TimeoutError:
             why = f"no connection to {self._authority} within {self._connect_within_s:g} s"
@@ -256,7 +257,7 @@ class Pool:
 
     def give_back(self, connection: _Connection) -> None:
         """A connection with nothing to do goes to the next who waits, else to the idle ones."""
-        if self._hand_over(connection):
+        if self._waiters and self._hand_over(connection):
             return
         loop = asyncio.get_running_loop()
         connection.idle_since_s = loop.time()
@@ -482,6 +483,27 @@ class _Decoder:
             raise CutOff("its compressed body ends too early or too late")
 
 
+async def _reach(places: Sequence[_Place]) -> socket.socket:
+    """Connects to the first of a host's addresses that answers, each with a head start on the next (RFC 8305)."""
+
+    async def attempt(place: _Place) -> socket.socket:
+        family, kind, protocol, _, address = place
+        reached = socket.socket(family, kind, protocol)
+        try:
+            reached.setblocking(False)
+            await asyncio.get_running_loop().sock_connect(reached, address)
+        except BaseException:
+            reached.close()
+            raise
+        return reached
+
+    attempts = [functools.partial(attempt, place) for place in places]
+    winner, _, errors = await staggered_race(attempts, HEAD_START_S)
+    if winner is None:
+        raise next(error for error in errors if error is not None)
+    return cast(socket.socket, winner)
+
+
 @functools.cache
 def _default_tls() -> ssl.SSLContext:
     """One for all: loading the machine's certificates takes tens of milliseconds."""
@@ -491,4 +513,6 @@ def _default_tls() -> ssl.SSLContext:
 
 
 def _words(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.errno and not isinstance(error, ssl.SSLError | socket.gaierror):
+        return os.strerror(error.errno)  # event loops put the address there, which we name ourselves
     return str(getattr(error, "strerror", None) or error) or type(error).__name__

@@ -55,7 +55,9 @@ class LitellmReply:
 class LitellmUpstream:
     """A target called as litellm's `model` (its provider prefix included)."""
 
-    def __init__(self, model: str, api_key: str | None, base_url: str | None, *, drops_params: bool) -> None:
+    def __init__(
+        self, model: str, api_key: str | None, base_url: str | None, *, drops_params: bool = True
+    ) -> None:
         """`drops_params`: parameters that the provider does not know are left out rather than refused."""
         self._drops_params = drops_params
         given = {"model": model, "api_key": api_key, "api_base": base_url}
@@ -64,7 +66,7 @@ class LitellmUpstream:
     async def send(self, call: UpstreamCall) -> Reply:
         litellm = await asyncio.to_thread(_litellm)
         body = {key: value for key, value in orjson.loads(call.body).items() if key != "model"}
-        ask = getattr(litellm, _FUNCTIONS[call.path])
+        ask = getattr(litellm, _FUNCTIONS[call.path.partition("?")[0]])
         options = {"num_retries": 0, "max_retries": 0, "drop_params": self._drops_params}
         try:
             answer = await ask(**body, **self._arguments, **options)

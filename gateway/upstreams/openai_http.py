@@ -1,4 +1,4 @@
-"""OpenAI-compatible servers and sparkgate engines over HTTP. One connection pool per target.
+"""Servers of OpenAI's and Anthropic's APIs and sparkgate engines over HTTP. One connection pool per target.
 
 No retries, redirects or time limits: those are decided in dispatch.
 In: an `UpstreamCall`. Out: a `Reply` whose bytes are the upstream's own.
@@ -6,28 +6,32 @@ In: an `UpstreamCall`. Out: a `Reply` whose bytes are the upstream's own.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from urllib.parse import quote, urlsplit
-
-import orjson
 
 from gateway.upstreams.base import CutOff, Reply, Unreachable, UpstreamCall
 from gateway.upstreams.http_client import Pool, header_lines
 
+_KEYS = {"authorization": "Bearer {}", "x-api-key": "{}"}  # OpenAI's way and Anthropic's
+
 
 class HttpUpstream:
-    """A target reached at `base_url` (which includes `/v1` as OpenAI clients write it)."""
+    """A target reached at `base_url`, with or without the `/v1` that OpenAI clients write at its end."""
 
-    def __init__(self, base_url: str, api_key: str | None) -> None:
+    def __init__(
+        self, base_url: str, api_key: str | None, api_key_headers: Collection[str] = ("authorization",)
+    ) -> None:
+        """`api_key_headers`: in which of `authorization` and `x-api-key` the target looks for its key."""
         base = urlsplit(base_url.rstrip("/").removesuffix("/v1"))
-        authorization = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        authorization = {name: _KEYS[name].format(api_key) for name in api_key_headers} if api_key else {}
         self._pool = Pool(f"{base.scheme}://{base.netloc}")
         self._prefix = quote(base.path, safe="/%")
         self._authorization = header_lines(authorization)
         self._head = header_lines({"Content-Type": "application/json", **authorization})
 
     async def send(self, call: UpstreamCall) -> Reply:
-        body = call.body if isinstance(call.body, bytes) else orjson.dumps(call.body)
-        return await self._pool.post(self._prefix + call.path, self._head + header_lines(call.headers), body)
+        head = self._head + header_lines(call.headers)
+        return await self._pool.post(self._prefix + call.path, head, call.body)
 
     async def get(self, path: str) -> tuple[int, bytes]:
         """A small control read (an engine's `/state`). Raises `Unreachable`."""

@@ -15,6 +15,7 @@ from gateway.wire.chat import Piece
 from gateway.wire.fields import inner
 from gateway.wire.sse import data_of
 
+VERSION_HEADER = {"anthropic-version": "2023-06-01"}  # what ours are written for
 _FINISH_REASONS = {
     "max_tokens": "length",
     "model_context_window_exceeded": "length",

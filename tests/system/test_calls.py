@@ -20,6 +20,7 @@ from typing import Any
 import httpx
 import psycopg
 import pytest
+from anthropic import Anthropic
 from openai import AsyncOpenAI, OpenAI
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import make_url
@@ -45,26 +46,7 @@ shapes:
 defaults: {explore: 0}
 """
 ASK: list[Any] = [{"role": "user", "content": "Write a short story about a lighthouse."}]
-NODE_CLIENT = """
-import OpenAI from "openai";
-const client = new OpenAI({baseURL: process.env.BASE_URL, apiKey: process.env.KEY, maxRetries: 0});
-const out = [];
-for (const model of ["auto", "auto/code_generation"]) {
-  const asked = {model, messages: [{role: "user", content: "Count to five."}], max_tokens: 12, temperature: 0};
-  const whole = await client.chat.completions.create(asked);
-  const stream = await client.chat.completions.create(
-    {...asked, stream: true, stream_options: {include_usage: true}});
-  let text = "", usage = null;
-  for await (const chunk of stream) {
-    text += chunk.choices[0]?.delta?.content ?? "";
-    usage = chunk.usage ?? usage;
-  }
-  out.push({whole: whole.choices[0].message.content, usage: whole.usage, text, streamUsage: usage});
-}
-try { await client.chat.completions.create({model: "auto", messages: []}); }
-catch (error) { out.push({status: error.status, param: error.error.param}); }
-console.log(JSON.stringify(out));
-"""
+NODE_PACKAGES = {"openai": "7.57.0", "@anthropic-ai/sdk": "1.12.0"}
 
 
 @pytest.fixture(scope="module")
@@ -148,38 +130,63 @@ def test_the_python_client_gets_real_text_and_right_usage(product: Product, mode
     assert all(chunk.choices for chunk in plain)  # nobody asked for usage, nobody gets the extra chunk
 
 
-def test_the_node_client_gets_the_same(product: Product) -> None:
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_engine_says_the_same_in_every_api(product: Product, stream: bool) -> None:
+    asked: dict[str, Any] = {"model": "engine", "temperature": 0}
+    chat = client(product).chat.completions.create(messages=ASK, max_tokens=12, **asked)
+    expected = chat.choices[0].message.content, 12
+    anthropic = Anthropic(base_url=product.url, api_key=product.key, max_retries=0)
+    wanted: dict[str, Any] = {"model": "engine", "messages": ASK, "max_tokens": 12}
+    wanted["extra_body"] = {"temperature": 0}  # which the client does not offer any more
+    if stream:
+        events = client(product).responses.create(input=ASK, max_output_tokens=12, stream=True, **asked)
+        *_, last = events
+        response: Any = last.response
+        with anthropic.messages.stream(**wanted) as texts:
+            message: Any = texts.get_final_message()
+    else:
+        response = client(product).responses.create(input=ASK, max_output_tokens=12, **asked)
+        message = anthropic.messages.create(**wanted)
+    assert (response.output_text, response.usage.output_tokens) == expected
+    assert (response.status, response.incomplete_details.reason) == ("incomplete", "max_output_tokens")
+    assert ("".join(block.text for block in message.content), message.usage.output_tokens) == expected
+    assert message.stop_reason == "max_tokens"
+    read = message.usage.input_tokens + (message.usage.cache_read_input_tokens or 0)
+    assert response.usage.input_tokens == read == counts(chat.to_dict()["usage"])[0]
+
+
+def test_the_node_clients_get_the_same(product: Product) -> None:
     node, npm = shutil.which("node"), shutil.which("npm")
     if node is None or npm is None:
-        pytest.skip("the official OpenAI Node client needs node and npm, which are not installed")
+        pytest.skip("the official Node clients need node and npm, which are not installed")
     folder = Path(os.environ.get("SPARKGATE_TEST_DIR", ROOT / ".sparkgate-test")) / "node"
     folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / "node_modules" / "openai").is_dir():
-        install = [
-            npm,
-            "install",
-            "--silent",
-            "--no-audit",
-            "--no-fund",
-            "--prefix",
-            str(folder),
-            "openai@7.57.0",
-        ]
+    if not all((folder / "node_modules" / name).is_dir() for name in NODE_PACKAGES):
+        packages = [f"{name}@{version}" for name, version in NODE_PACKAGES.items()]
+        install = [npm, "install", "--silent", "--no-audit", "--no-fund", "--prefix", str(folder), *packages]
         subprocess.run(install, check=True, timeout=PATIENCE_S, capture_output=True)
-    script = folder / "client.mjs"
-    script.write_text(NODE_CLIENT)
-    env = {**os.environ, "BASE_URL": f"{product.url}/v1", "KEY": product.key}
+    script = shutil.copy(Path(__file__).with_name("client.mjs"), folder)
+    env = {**os.environ, "BASE_URL": product.url, "KEY": product.key}
     done = subprocess.run(
         [node, script], env=env, capture_output=True, text=True, timeout=PATIENCE_S, check=False
     )
     assert done.returncode == 0, done.stderr
-    *calls, refused = json.loads(done.stdout)
-    for call in calls:
+    said = json.loads(done.stdout)
+    for call in said["chat"]:
         assert call["whole"]
         assert call["whole"] == call["text"]
         assert call["usage"]["completion_tokens"] == 12
         assert counts(call["usage"]) == counts(call["streamUsage"])
-    assert refused == {"status": 400, "param": "messages"}
+    whole, streamed, end = said["responses"]
+    assert whole == streamed != ""
+    assert end == "response.incomplete"
+    assert said["messages"] == ["max_tokens", "max_tokens", 12]
+    assert said["counted"] > 0
+    assert said["models"][0] == said["models"][1] > 0
+    assert said["errors"] == [
+        {"status": 400, "kind": "BadRequestError"},
+        {"status": 400, "kind": "BadRequestError"},
+    ]
 
 
 def test_a_call_is_a_row_with_everything_about_it(product: Product) -> None:

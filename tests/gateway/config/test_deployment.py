@@ -55,7 +55,7 @@ def test_the_default_files_examples_are_right_when_uncommented() -> None:
         for line in lines
     ).replace("models: {}", "models:")
     loaded = load(text, DEEPSEEK_API_KEY="sk-1")
-    assert loaded.target_names == ("engine", "deepseek-flash", "claude")
+    assert loaded.target_names == ("engine", "deepseek-flash", "claude", "bedrock")
     assert loaded.disabled == {"claude": "the environment variable ANTHROPIC_API_KEY is not set"}
     assert loaded.deployment.models == {
         "gpt-4o": "auto",

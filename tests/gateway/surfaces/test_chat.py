@@ -85,6 +85,8 @@ def test_the_callers_body_is_not_changed_by_making_another() -> None:
         b'{"messages": [{"role": "user", "content": "hi"}],\n "model" : "au\\u0074o" }  ',
         b'{"model": "auto", "messages": [{"role": "user", "content": "hi"}], "x": {"model": "kept"}}',
         b'{"model": "auto", "messages": [{"role": "user", "content": "hi"}], "stream": true, "n": 1.10}',
+        b'{"x": {"model": "kept"}, "messages": [{"role": "user", "content": "hi"}], "mod\\u0065l": "big"}',
+        b'{"model": "auto", "metadata": {"team": "blue"}, "messages": [{"role": "user", "content": "hi"}]}',
         b'{"stream":true,"messages":[{"role":"user","content":"}"}],"model":"auto"}\n',
     ],
 )

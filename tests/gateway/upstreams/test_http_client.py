@@ -11,8 +11,8 @@ import ssl
 import subprocess
 import time
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -286,6 +286,8 @@ def test_a_stream_is_read_as_it_comes_and_late_readers_get_it_joined() -> None:
             chunks = response.chunks()
             (connection,) = pool._connections
             assert connection._transport is not None
+            ours = connection._transport.get_extra_info("socket")
+            assert ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
             for number in range(3):
                 assert await anext(chunks) == b"%d;" % number
                 connection._transport.write(b"GET /next HTTP/1.1\r\n\r\n")
@@ -460,6 +462,17 @@ def test_a_kept_connection_that_turns_out_closed_costs_one_more_try() -> None:
     run(test)
 
 
+def test_a_kept_connection_known_to_be_closed_is_no_try_at_all() -> None:
+    async def test() -> None:
+        async with upstream(answers(whole(b"a"))) as server, pool_to(server.origin) as pool:
+            await ask(pool)
+            pool._idle[0].close()
+            assert await ask(pool, retry_stale=False) == b"a"
+            assert server.visits == 2
+
+    run(test)
+
+
 def test_a_new_connection_that_closes_is_no_reason_to_try_again() -> None:
     async def test() -> None:
         async with upstream(once()) as server, pool_to(server.origin) as pool:
@@ -533,24 +546,40 @@ def test_a_name_that_does_not_exist(loop: Callable[[], asyncio.AbstractEventLoop
     run(test, loop)
 
 
+@contextmanager
+def a_port_that_does_not_answer() -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full, ExitStack() as crowd:
+        for _ in range(4):  # the kernel takes a few, then leaves the rest without an answer
+            one = crowd.enter_context(socket.socket())
+            one.setblocking(False)
+            one.connect_ex(full.getsockname())
+        yield full.getsockname()[1]
+
+
 def test_connecting_takes_too_long() -> None:
     async def test() -> None:
-        with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
-            address = full.getsockname()
-            crowd = []
-            for _ in range(4):  # the kernel takes a few, then leaves the rest without an answer
-                one = socket.socket()
-                one.setblocking(False)
-                one.connect_ex(address)
-                crowd.append(one)
-            async with pool_to(f"http://127.0.0.1:{address[1]}", connect_within_s=0.2) as pool:
+        with a_port_that_does_not_answer() as port:
+            async with pool_to(f"http://127.0.0.1:{port}", connect_within_s=0.2) as pool:
                 with pytest.raises(Unreachable, match=r"within 0\.2 s"):
                     await ask(pool)
                 assert not pool._connections
-            for one in crowd:
-                one.close()
 
     run(test)
+
+
+@pytest.mark.parametrize("loop", [uvloop.new_event_loop, asyncio.new_event_loop])
+def test_an_address_that_does_not_answer_does_not_keep_from_the_next(
+    loop: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    async def test() -> None:
+        with a_port_that_does_not_answer() as silent, socket.create_server(("127.0.0.1", 0)) as good:
+            ports = (silent, good.getsockname()[1])
+            places = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", port)) for port in ports]
+            with await http_client._reach(places) as reached:
+                assert reached.getpeername() == good.getsockname()
+            await asyncio.sleep(0)  # the other attempt ends
+
+    run(test, loop)
 
 
 @pytest.mark.parametrize(
@@ -711,8 +740,7 @@ def test_who_stops_waiting_for_a_connection_leaves_its_place_to_others() -> None
             pool_to(server.origin, max_connections=1) as pool,
         ):
             await ask(pool)
-            only = pool._kept()
-            assert only is not None
+            only = pool._idle.pop()
             waiting = [asyncio.create_task(ask(pool)) for _ in range(3)]
             await asyncio.sleep(0)
             waiting[0].cancel()

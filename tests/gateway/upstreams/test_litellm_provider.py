@@ -31,7 +31,8 @@ def run(test: Callable[[FakeUpstream, LitellmUpstream], Awaitable[None]]) -> Non
 
 
 def call(stream: bool, **more: Any) -> UpstreamCall:
-    return UpstreamCall("/v1/chat/completions", {**BODY, "stream": stream, **more}, stream, {})
+    body = orjson.dumps({**BODY, "stream": stream, **more})
+    return UpstreamCall("/v1/chat/completions?beta=true", body, stream, {})
 
 
 def test_a_body_comes_in_openais_shape() -> None:
