@@ -7,7 +7,6 @@ all three; only the client's own departure is an exception (cancellation).
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -16,10 +15,11 @@ from typing import Any
 
 import orjson
 
+from gateway.dispatch.deadline import Watch
 from gateway.upstreams.base import CutOff, Reply, Unreachable, Upstream, UpstreamCall
 from gateway.wire.base import Wire
 from gateway.wire.chat import Piece
-from gateway.wire.sse import EventSplitter, EventTooLarge
+from gateway.wire.sse import MAX_EVENT_BYTES, EventTooLarge, event_end
 from router.outcome import Result
 
 MAX_HELD_EVENTS = 64
@@ -78,7 +78,7 @@ async def fetch(upstream: Upstream, call: UpstreamCall, deadlines: Deadlines) ->
     """A non-streamed try."""
     reply: Reply | None = None
     try:
-        async with asyncio.timeout_at(deadlines.total):
+        with Watch(deadlines.total):
             reply = await upstream.send(call)
             raw = await reply.read()
     except TimeoutError:
@@ -105,7 +105,7 @@ async def open_stream(
     reply: Reply | None = None
     outcome: Opened | Failure | None = None
     try:
-        async with asyncio.timeout_at(min(deadlines.first_token, deadlines.total)):
+        with Watch(min(deadlines.first_token, deadlines.total)):
             reply = await upstream.send(call)
             if reply.status != 200:
                 outcome = _http_failure(reply, await reply.read())
@@ -131,14 +131,17 @@ async def open_stream(
 async def _await_token(reply: Reply, wire: Wire) -> Opened | Failure:
     """Reads events until one of them may be shown; what came with it stays unread in `rest`."""
     opened = Opened(reply, reply.chunks(), upstream_request_id=_request_id(reply))
-    splitter = EventSplitter()
+    data = b""
     async for chunk in opened.chunks:
-        events = splitter.feed(chunk)
-        for index, event in enumerate(events):
+        data += chunk
+        while end := event_end(data):
+            event, data = data[:end], data[end:]
             if (outcome := _hold(opened, event, wire)) is not None:
-                opened.rest = b"".join(events[index + 1 :]) + splitter.rest
+                opened.rest = data
                 return outcome
-    if splitter.rest.strip() and (outcome := _hold(opened, splitter.rest, wire)) is not None:
+        if len(data) > MAX_EVENT_BYTES:
+            raise EventTooLarge(f"an event of more than {MAX_EVENT_BYTES} bytes")
+    if data.strip() and (outcome := _hold(opened, data, wire)) is not None:
         return outcome  # it lacks its blank line, but it is there
     return Failure("cut_off", "the stream ended before its first token", http_status=200)
 

@@ -18,7 +18,7 @@ from gateway.dispatch.tally import Tally
 from gateway.ledger.records import Attempt
 from gateway.upstreams.base import CutOff
 from gateway.wire.base import StreamTranslator
-from gateway.wire.chat import Piece, is_plain, without_asked_usage, without_usage_nulls
+from gateway.wire.chat import Piece, without_asked_usage, without_usage_nulls
 from gateway.wire.errors import GatewayError, UpstreamFailed, UpstreamTimeout
 from gateway.wire.sse import EventSplitter, EventTooLarge
 from router.outcome import Result
@@ -129,14 +129,19 @@ class Relay:
 
     def _take(self, chunk: bytes) -> bytes:
         """What of a piece of the stream goes to the client now."""
-        if not self._splitter.rest and chunk.endswith(b"\n\n") and not self._translator:
-            passed: bytes | None = chunk
-            if not self.form.wire.is_plain(chunk):
-                passed = None if self.call.wants_usage else _without_usage(chunk)
-            if passed is not None:
-                self.attempt.seen_tokens += chunk.count(b"\n\n")
-                return passed
-        return b"".join([self._take_event(event) for event in self._splitter.feed(chunk)])
+        if self._translator is not None or self._end is not None:
+            return b"".join([self._take_event(event) for event in self._splitter.feed(chunk)])
+        data = self._splitter.take_rest() + chunk
+        end = data.rfind(b"\n\n", 0, self.form.wire.plain_bytes(data))
+        unread = data[: end + 2] if end >= 0 else b""
+        passed: bytes | None = unread
+        if not self.call.wants_usage and b'"usage"' in unread:
+            passed = without_usage_nulls(unread)
+        if passed is None:
+            passed = unread = b""
+        self.attempt.seen_tokens += unread.count(b"\n\n")
+        read = [self._take_event(event) for event in self._splitter.feed(data[len(unread) :])]
+        return b"".join([passed, *read])
 
     def _take_event(self, event: bytes) -> bytes:
         return self._take_read(event, self.form.wire.read_event(event))
@@ -163,9 +168,3 @@ class Relay:
 
     def _stopped(self, why: str) -> str:
         return f"target '{self.attempt.target}' stopped in mid-answer: {why}"
-
-
-def _without_usage(chunk: bytes) -> bytes | None:
-    """Events whose only mark is `"usage": null`, without it; None when there is more to see in them."""
-    edited = without_usage_nulls(chunk)
-    return edited if edited is not None and is_plain(edited) else None

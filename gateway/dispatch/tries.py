@@ -6,7 +6,6 @@ books when it is returned; an answer is the caller's to deliver, then to `releas
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,7 @@ from urllib.parse import quote
 
 from gateway.dispatch.attempt import Body, Deadlines, Failure, Opened, fetch, open_stream
 from gateway.dispatch.call import Call, Form
+from gateway.dispatch.deadline import Watch
 from gateway.dispatch.gates import Busy, Gate
 from gateway.dispatch.tally import Tally
 from gateway.ledger.records import Attempt
@@ -78,7 +78,7 @@ class Try:
         if self.gate is None:
             return None
         try:
-            async with asyncio.timeout_at(min(deadlines.first_token, deadlines.total)):
+            with Watch(min(deadlines.first_token, deadlines.total)):
                 await self.gate.enter(caller)
         except (Busy, TimeoutError) as error:
             why = str(error) or "no place became free within the policy's first_token_s"

@@ -130,8 +130,8 @@ class _Noting:
     homes: ResponseHomes
     target: str
 
-    def is_plain(self, data: bytes) -> bool:
-        return responses.is_plain(data)
+    def plain_bytes(self, data: bytes) -> int:
+        return responses.plain_bytes(data)
 
     def read_event(self, event: bytes) -> Piece:
         piece = responses.read_event(event)

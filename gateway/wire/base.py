@@ -15,8 +15,8 @@ from gateway.wire.chat import Piece
 class Wire(Protocol):
     """How a target's answers read. Implemented by modules."""
 
-    def is_plain(self, data: bytes) -> bool:
-        """Whether whole events after the first token may pass unread."""
+    def plain_bytes(self, data: bytes) -> int:
+        """How many bytes from the start may pass unread after the first token."""
         ...
 
     def read_event(self, event: bytes) -> Piece: ...

@@ -13,8 +13,17 @@ from typing import Any
 import orjson
 
 from gateway.ledger.records import Usage
-from gateway.wire.sse import data_of
+from gateway.wire.sse import data_of, first_of
 
+MARKS = (
+    b'"usage":{',
+    b'"usage": {',
+    b'"finish_reason":"',
+    b'"finish_reason": "',
+    b'"error"',
+    b"[DONE]",
+    b'"sparkgate"',
+)
 _USAGE_NULL = re.compile(rb',\s*"usage"\s*:\s*null|"usage"\s*:\s*null\s*,\s*')
 
 
@@ -57,16 +66,9 @@ def read_event(event: bytes) -> Piece:
     )
 
 
-def is_plain(data: bytes) -> bool:
-    """Whether whole events after the first token may pass unread: no end, error, usage or engine figures in them."""
-    return not (
-        b'"usage"' in data
-        or b'"finish_reason":"' in data
-        or b'"finish_reason": "' in data
-        or b'"error"' in data
-        or b"[DONE]" in data
-        or b'"sparkgate"' in data
-    )
+def plain_bytes(data: bytes) -> int:
+    """How many bytes from the start may pass unread after the first token: no end, error, usage or engine's figures."""
+    return first_of(MARKS, data)
 
 
 def _choices(value: dict[str, Any]) -> list[dict[str, Any]]:
@@ -105,11 +107,16 @@ def finish_reason_of(body: dict[str, Any]) -> str | None:
     return next((c["finish_reason"] for c in _choices(body) if c.get("finish_reason")), None)
 
 
-def without_usage_nulls(data: bytes) -> bytes | None:
-    """Whole events, none of which carries more of usage than `"usage": null`, without that; None where it cannot be
-    cut blindly, because it does not occur once an event."""
-    edited, cuts = _USAGE_NULL.subn(b"", data)
-    return edited if cuts in (0, data.count(b"\n\n")) and cuts == data.count(b'"usage"') else None
+def without_usage_nulls(events: bytes) -> bytes | None:
+    """Whole events, each with a `"usage": null`, without it; None where it cannot be cut blindly."""
+    num_events = events.count(b"\n\n")
+    if events.count(b',"usage":null') == num_events:  # as nearly all servers write it
+        edited = events.replace(b',"usage":null', b"")
+    else:
+        edited, cuts = _USAGE_NULL.subn(b"", events)
+        if cuts != num_events:
+            return None
+    return None if b'"usage"' in edited else edited
 
 
 def without_asked_usage(event: bytes, piece: Piece) -> bytes | None:

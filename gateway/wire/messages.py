@@ -13,7 +13,7 @@ import orjson
 from gateway.ledger.records import Usage
 from gateway.wire.chat import Piece
 from gateway.wire.fields import inner
-from gateway.wire.sse import data_of
+from gateway.wire.sse import data_of, first_of
 
 VERSION_HEADER = {"anthropic-version": "2023-06-01"}  # what ours are written for
 _FINISH_REASONS = {
@@ -36,9 +36,9 @@ _ERROR_TYPES = {
 }
 
 
-def is_plain(data: bytes) -> bool:
-    """Whether whole events after the first token may pass unread: no usage, error or end in them."""
-    return b"message_" not in data and b'"error"' not in data
+def plain_bytes(data: bytes) -> int:
+    """How many bytes from the start may pass unread after the first token: no usage, error or end in them."""
+    return first_of((b"message_", b'"error"'), data)
 
 
 def read_event(event: bytes) -> Piece:

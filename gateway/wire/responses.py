@@ -14,7 +14,7 @@ from gateway.ledger.records import Usage
 from gateway.wire.chat import Piece
 from gateway.wire.errors import error_value
 from gateway.wire.fields import inner
-from gateway.wire.sse import data_of
+from gateway.wire.sse import data_of, first_of
 
 _TALK = ("message", "reasoning")  # items that say nothing yet when they are added; any other is a tool call
 _CALLS_TO_MAKE = (  # what the caller has to do before the model can go on
@@ -23,14 +23,17 @@ _CALLS_TO_MAKE = (  # what the caller has to do before the model can go on
 )
 
 
-def is_plain(data: bytes) -> bool:
-    """Whether whole events after the first token may pass unread: no usage, error or end in them."""
-    return not (
-        b"response.completed" in data
-        or b"response.incomplete" in data
-        or b'"error"' in data  # a failed response has one too
-        or b"[DONE]" in data
-    )
+MARKS = (
+    b"response.completed",
+    b"response.incomplete",
+    b'"error"',
+    b"[DONE]",
+)  # a failed response has an error
+
+
+def plain_bytes(data: bytes) -> int:
+    """How many bytes from the start may pass unread after the first token: no usage, error or end in them."""
+    return first_of(MARKS, data)
 
 
 def read_event(event: bytes) -> Piece:

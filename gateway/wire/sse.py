@@ -8,6 +8,7 @@ Follows the WHATWG server-sent events grammar: LF, CRLF or CR end a line, an emp
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 _EVENT_END = re.compile(rb"\r\n\r\n|\n\n|\r\r|\n\r\n|\r\n\n")
 MAX_EVENT_BYTES = 8 * 1024 * 1024
@@ -15,6 +16,14 @@ MAX_EVENT_BYTES = 8 * 1024 * 1024
 
 class EventTooLarge(Exception):
     """An event grew past `MAX_EVENT_BYTES` without ending."""
+
+
+def event_end(data: bytes) -> int:
+    """Where the first event in it ends; 0 when none does."""
+    end = _EVENT_END.search(data)
+    if end is None or (end.end() == len(data) and end.group().endswith(b"\r")):
+        return 0
+    return end.end()
 
 
 class EventSplitter:
@@ -38,10 +47,24 @@ class EventSplitter:
             raise EventTooLarge(f"an event of more than {MAX_EVENT_BYTES} bytes")
         return events
 
+    def take_rest(self) -> bytes:
+        """The unfinished event, which is forgotten."""
+        rest, self._rest = self._rest, b""
+        return rest
+
     @property
     def rest(self) -> bytes:
         """The unfinished event."""
         return self._rest
+
+
+def first_of(marks: Iterable[bytes], data: bytes) -> int:
+    """Where the first of the marks begins; the length of `data` when there is none."""
+    end = len(data)
+    for mark in marks:
+        if (at := data.find(mark, 0, end)) >= 0:
+            end = at
+    return end
 
 
 def data_of(event: bytes) -> bytes | None:

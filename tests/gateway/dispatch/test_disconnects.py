@@ -22,10 +22,10 @@ import psutil
 import pytest
 import uvloop
 
-from tests.fakes import GOOD_BODY, GOOD_STREAM, ROLE, chunk
+from tests.fakes import GOOD_BODY, ROLE, chunk
 from tests.gateway.conftest import CHAT, HELLO, Gateway, eventually, running_gateway
 from tests.gateway.dispatch.leftovers import nothing_is_left, parts, task_kinds
-from tests.raw_upstream import END, Line, RawUpstream, framed, head, raw_upstream, whole
+from tests.raw_upstream import Line, RawUpstream, framed, head, raw_upstream, whole
 
 EXAMPLES = int(os.environ.get("SPARKGATE_EXAMPLES", 110))
 SEEN_WITHIN_S = 1.0  # on an idle machine it is milliseconds
@@ -41,6 +41,7 @@ shapes:
 """
 STREAM = HELLO | {"stream": True}
 SURE = HELLO | {"temperature": 0}
+Play = Callable[[Line, dict[str, Any]], Coroutine[Any, Any, None]]
 Scene = Callable[["World"], Coroutine[Any, Any, None]]
 
 
@@ -71,19 +72,17 @@ class Caller:
 
 @dataclass
 class World:
-    """The gateway, its targets by name, and the exchanges that were in its spool before."""
+    """The gateway, its targets by name, a port that takes no connection, and how targets answer now."""
 
     gateway: Gateway
     targets: dict[str, RawUpstream]
     deaf: socket.socket
-    play: Callable[[Line, dict[str, Any]], Coroutine[Any, Any, None]] | None = None
+    play: Play | None = None  # None: well
     seen_s: list[float] = field(default_factory=list)  # from a client's leaving to the upstream's knowledge
 
     async def answer(self, line: Line, asked: dict[str, Any]) -> None:
         if self.play is not None:
             await self.play(line, asked)
-        elif asked.get("stream"):
-            await line.send(head() + b"".join(map(framed, GOOD_STREAM)) + END)
         else:
             await line.send(whole(GOOD_BODY))
 
@@ -116,6 +115,9 @@ class World:
             if each.status != psutil.CONN_LISTEN and each.raddr and {each.laddr.port, each.raddr.port} & ports
         ]
 
+    def is_connecting(self) -> bool:
+        return any(each.status == psutil.CONN_SYN_SENT for each in self.connections())
+
 
 @asynccontextmanager
 async def running_world(database_url: str, folder: Path) -> AsyncIterator[World]:
@@ -140,7 +142,7 @@ async def silent(_: Line, __: dict[str, Any]) -> None:
     await asyncio.sleep(60)
 
 
-def says(*pieces: bytes) -> Callable[[Line, dict[str, Any]], Coroutine[Any, Any, None]]:
+def says(*pieces: bytes) -> Play:
     """Sends the pieces and then nothing more."""
 
     async def play(line: Line, _: dict[str, Any]) -> None:
@@ -152,7 +154,7 @@ def says(*pieces: bytes) -> Callable[[Line, dict[str, Any]], Coroutine[Any, Any,
 
 
 async def called(world: World, times: int = 1) -> None:
-    """Waits until so many more calls are with the targets, all of them."""
+    """Waits until so many calls are with the targets."""
     await eventually(
         lambda: sum(line.is_answering for t in world.targets.values() for line in t.lines) == times
     )
@@ -195,11 +197,10 @@ async def while_connecting(world: World) -> None:
     with socket.create_connection(("127.0.0.1", port)):
         caller = await world.caller()
         await caller.ask(world.gateway, STREAM, "extraction")
-        await eventually(lambda: any(c.status == psutil.CONN_SYN_SENT for c in world.connections()))
+        await eventually(world.is_connecting)
         left_at = time.monotonic()
         caller.leave()
-        is_closed = lambda: all(c.status != psutil.CONN_SYN_SENT for c in world.connections())  # noqa: E731
-        await eventually(is_closed, SEEN_WITHIN_S)
+        await eventually(lambda: not world.is_connecting(), SEEN_WITHIN_S)
         world.seen_s.append(time.monotonic() - left_at)
     world.deaf.accept()[0].close()
 
@@ -233,6 +234,7 @@ async def without_reading(world: World) -> None:
     world.play = flood
     caller = await world.caller()
     await caller.ask(world.gateway, STREAM)
+    await caller.reader.readuntil(b"\r\n\r\n")
     await eventually(lambda: any(line.is_held_back for line in world.targets["a"].lines))
     await world.part(caller)
 
@@ -260,7 +262,7 @@ async def beside_an_equal_call(world: World) -> None:
 
 @dataclass(frozen=True)
 class Phase:
-    """`results`: of the attempts of each row, in the order written; `begun`: tokens that had been seen."""
+    """`rows`: the results of each row's attempts, in the order written; `begun`: tokens that had been seen."""
 
     scene: Scene
     rows: tuple[tuple[str, ...], ...] = (("client_gone",),)
@@ -268,7 +270,6 @@ class Phase:
     begun: int | None = 0  # None: more than the test counts
 
 
-WAITED = ((), ("client_gone",))
 PHASES = {
     "while it uploads": Phase(while_it_uploads, rows=()),  # there is no call yet
     "in a gate": Phase(in_a_gate, rows=(("client_gone",), ("client_gone",))),
@@ -280,7 +281,7 @@ PHASES = {
     "in a race": Phase(in_a_race, rows=(("client_gone", "client_gone"),)),
     "before a whole body": Phase(while_awaiting(body=HELLO)),
     "within a whole body": Phase(while_awaiting(whole(GOOD_BODY)[:-9], body=HELLO)),
-    "beside an equal call": Phase(beside_an_equal_call, rows=WAITED),
+    "beside an equal call": Phase(beside_an_equal_call, rows=((), ("client_gone",))),
 }
 
 

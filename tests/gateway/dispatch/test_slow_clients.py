@@ -22,7 +22,7 @@ MAX_GROWTH_BYTES = 20 * MB
 SMALL_BUFFER_BYTES = 64 * 1024  # the kernel's own buffers would take much of the stream
 
 
-async def flood(line: Line, _: dict[str, Any]) -> None:
+async def flood(line: Line, asked: dict[str, Any]) -> None:
     await line.send(head())
     for _ in range(EVENTS):
         await line.send(framed(EVENT))

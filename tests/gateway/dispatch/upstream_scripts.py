@@ -77,9 +77,6 @@ class Told:
     def take(self, event: Event) -> None:
         self.shown.append(event)
         self.finish_reason = event.finish_reason or self.finish_reason
-        self._count(event)
-
-    def _count(self, event: Event) -> None:
         if event.usage is not None:
             before = self.usage or (0, 0)
             self.usage = max(before[0], event.usage[0]), max(before[1], event.usage[1])
