@@ -15,7 +15,7 @@ CODE := gateway router engine dashboard migrations tests
 ARGS ?=
 TESTS ?=
 
-.PHONY: help setup up test test-gpu lint fmt browser clean
+.PHONY: help setup up test test-gpu test-faults lint fmt browser clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 10
@@ -32,6 +32,10 @@ test-gpu: $(VENV)/.installed-dev  ## the tests that need a CUDA device, on this 
 	@$(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || { \
 		echo "make test-gpu needs a CUDA device, and this PyTorch sees none." >&2; exit 1; }
 	$(BIN)/python -m pytest -m gpu $(TESTS)
+
+test-faults: $(VENV)/.installed-dev  ## a thousand broken streams, and a thousand departures of clients
+	SPARKGATE_EXAMPLES=1000 $(BIN)/python -m pytest -s tests/gateway/dispatch/test_stream_properties.py \
+		tests/gateway/dispatch/test_disconnects.py $(TESTS)
 
 lint: $(VENV)/.installed-dev  ## ruff and mypy
 	$(BIN)/ruff check .

@@ -58,6 +58,8 @@ NotEmpty = Annotated[
 Endpoint = Literal[
     "/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses", "/v1/messages"
 ]
+LitellmEndpoint = Literal["/v1/chat/completions", "/v1/completions", "/v1/embeddings"]
+LitellmEndpoints = Annotated[tuple[LitellmEndpoint, ...], Field(min_length=1)]
 Endpoints = Annotated[tuple[Endpoint, ...], Field(min_length=1)]
 
 
@@ -130,6 +132,7 @@ class LitellmTarget(Provider):
     """Any provider that litellm can call, by litellm's model name (`bedrock/…`)."""
 
     kind: Literal["litellm"]
+    endpoints: LitellmEndpoints | None = None
     base_url: HttpUrl | None = None
 
 

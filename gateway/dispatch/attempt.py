@@ -8,7 +8,7 @@ all three; only the client's own departure is an exception (cancellation).
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import orjson
 
 from gateway.dispatch.deadline import Watch
+from gateway.ledger.records import Usage
 from gateway.upstreams.base import CutOff, Reply, Unreachable, Upstream, UpstreamCall
 from gateway.wire.base import Wire
 from gateway.wire.chat import Piece
@@ -51,6 +52,7 @@ class Failure:
     should_retry: bool | None = None
     upstream_request_id: str | None = None
     was_sent: bool = True
+    usage: Usage | None = None  # what the target told before it failed
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,17 @@ class Opened:
     held: list[tuple[bytes, Piece]] = field(default_factory=list)
     held_bytes: int = 0
     rest: bytes = b""
+    usage: Usage | None = None  # told so far
+    is_ready: bool = False  # there is something to show, or no more may be held
     upstream_request_id: str | None = None
+
+    def hold(self, event: bytes, piece: Piece) -> None:
+        self.held.append((event, piece))
+        self.held_bytes += len(event)
+        if piece.usage is not None:
+            self.usage = piece.usage if self.usage is None else self.usage.merged(piece.usage)
+        is_full = len(self.held) >= MAX_HELD_EVENTS or self.held_bytes >= MAX_HELD_BYTES
+        self.is_ready = piece.has_token or piece.is_done or bool(piece.finish_reason) or is_full
 
 
 async def fetch(upstream: Upstream, call: UpstreamCall, deadlines: Deadlines) -> Body | Failure:
@@ -103,66 +115,71 @@ async def open_stream(
 ) -> Opened | Failure:
     """A streamed try, up to its first token. The reply of a failure is closed; an opened one is the caller's."""
     reply: Reply | None = None
-    outcome: Opened | Failure | None = None
+    opened: Opened | None = None
+    failure: Failure | None = None
     try:
         with Watch(min(deadlines.first_token, deadlines.total)):
             reply = await upstream.send(call)
             if reply.status != 200:
-                outcome = _http_failure(reply, await reply.read())
+                failure = _http_failure(reply, await reply.read())
             else:
-                outcome = await _await_token(reply, wire)
+                opened = Opened(reply, reply.chunks(), upstream_request_id=_request_id(reply))
+                failure = await _await_token(opened, wire)
+                if failure is None:
+                    reply = None
+                    return opened
     except TimeoutError:
         if deadlines.first_token <= deadlines.total:
-            outcome = Failure("timeout_first_token", "no first token within the policy's first_token_s")
+            failure = Failure("timeout_first_token", "no first token within the policy's first_token_s")
         else:
-            outcome = Failure("timeout_total", "no first token within the policy's total_s")
+            failure = Failure("timeout_total", "no first token within the policy's total_s")
     except Unreachable as error:
-        outcome = Failure("connect_error", str(error), was_sent=error.was_sent)
+        failure = Failure("connect_error", str(error), was_sent=error.was_sent)
     except CutOff as error:
-        outcome = Failure("cut_off", str(error))
+        failure = Failure("cut_off", str(error))
     except EventTooLarge as error:
-        outcome = Failure("bad_response", str(error))
+        failure = Failure("bad_response", str(error))
     finally:
-        if reply is not None and not isinstance(outcome, Opened):
+        if reply is not None:
             reply.close()
-    return outcome
+    return replace(failure, usage=opened.usage) if opened and opened.usage else failure
 
 
-async def _await_token(reply: Reply, wire: Wire) -> Opened | Failure:
-    """Reads events until one of them may be shown; what came with it stays unread in `rest`."""
-    opened = Opened(reply, reply.chunks(), upstream_request_id=_request_id(reply))
+async def _await_token(opened: Opened, wire: Wire) -> Failure | None:
+    """Reads events until one of them may be shown (None); what came with it stays unread in `rest`."""
     data = b""
     async for chunk in opened.chunks:
+        seen = max(0, len(data) - 3)  # an event's end may be cut in two
         data += chunk
-        while end := event_end(data):
-            event, data = data[:end], data[end:]
-            if (outcome := _hold(opened, event, wire)) is not None:
+        while end := event_end(data, seen):
+            event, data, seen = data[:end], data[end:], 0
+            failure = _hold(opened, event, wire)
+            if failure is not None or opened.is_ready:
                 opened.rest = data
-                return outcome
+                return failure
         if len(data) > MAX_EVENT_BYTES:
             raise EventTooLarge(f"an event of more than {MAX_EVENT_BYTES} bytes")
-    if data.strip() and (outcome := _hold(opened, data, wire)) is not None:
-        return outcome  # it lacks its blank line, but it is there
+    if data.strip():  # it lacks its blank line, but it is there
+        failure = _hold(opened, data + b"\n\n", wire)
+        if failure is not None or opened.is_ready:
+            return failure
     return Failure("cut_off", "the stream ended before its first token", http_status=200)
 
 
-def _hold(opened: Opened, event: bytes, wire: Wire) -> Opened | Failure | None:
-    """Keeps one more event back; None = the next one must be seen too."""
+def _hold(opened: Opened, event: bytes, wire: Wire) -> Failure | None:
+    """Keeps one more event back."""
     piece = wire.read_event(event)
     if piece.is_error:
         return _error_event_failure(piece)
     if piece.is_malformed:
         return Failure("bad_response", "a stream event is not JSON", http_status=200)
-    opened.held.append((event, piece))
-    opened.held_bytes += len(event)
-    is_full = len(opened.held) >= MAX_HELD_EVENTS or opened.held_bytes >= MAX_HELD_BYTES
-    return opened if piece.has_token or piece.is_done or piece.finish_reason or is_full else None
+    opened.hold(event, piece)
+    return None
 
 
 def _request_id(reply: Reply) -> str | None:
-    return reply.headers.get("x-request-id") or reply.headers.get(
-        "request-id"
-    )  # OpenAI's and Anthropic's names
+    """By OpenAI's name, or by Anthropic's."""
+    return reply.headers.get("x-request-id") or reply.headers.get("request-id")
 
 
 def _http_failure(reply: Reply, raw: bytes) -> Failure:

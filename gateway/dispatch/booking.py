@@ -52,7 +52,7 @@ class Book:
         """Sets the attempt's cost and the price it was reckoned with."""
         price = self._prices.get(attempt.target)
         attempt.price_id = self._price_ids.get(attempt.target)
-        if attempt.usage is None and attempt.result in _FREE:
+        if attempt.usage is None and (attempt.result in _FREE or not attempt.is_sent):
             attempt.cost_nusd = 0
         elif price is not None and price.usd_per_hour is not None:
             slots = self._max_batch[attempt.target]

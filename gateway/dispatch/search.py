@@ -24,8 +24,6 @@ from router.catalog import Catalog
 from router.decision import Decision
 from router.fleet import Fleet
 
-NO_TARGET_RETRY_S = 2.0
-
 
 @dataclass(slots=True)
 class Targets:
@@ -186,6 +184,6 @@ class Search:
 
 def _no_target(decision: Decision) -> GatewayError:
     refused = "; ".join(f"{rejection.target}: {rejection.reason}" for rejection in decision.rejections)
-    return NoTarget(
-        f"no target can serve this call ({refused or 'none is configured'})", retry_after_s=NO_TARGET_RETRY_S
-    )
+    error = NoTarget(f"no target can serve this call ({refused or 'none is configured'})")
+    error.headers = {"x-should-retry": "false"}  # those that only rest have been called up
+    return error

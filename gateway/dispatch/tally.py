@@ -98,6 +98,7 @@ class Tally:
     def fail(self, attempt: Attempt, failure: Failure) -> Outcome:
         """Ends an attempt of which nothing reached the client."""
         attempt.upstream_request_id, attempt.http_status = failure.upstream_request_id, failure.http_status
+        attempt.usage = failure.usage
         code = failure.code or failure.result
         return self.end(attempt, failure.result, code, failure.message, failure.retry_after_s)
 
@@ -114,7 +115,7 @@ class Tally:
         attempt.error_message = message[:MAX_MESSAGE_CHARS] if message else None
         now = time.monotonic()
         attempt.total_s = now - attempt.begun
-        if attempt.usage is None and result in _BROKEN_OFF:  # about a token an event
+        if attempt.usage is None and attempt.is_sent and result in _BROKEN_OFF:  # about a token an event
             attempt.usage, attempt.is_estimated = Usage(self._input_tokens, attempt.seen_tokens), True
         self.exchange.timed_out = _DEADLINES.get(result, self.exchange.timed_out)
         self._book.charge(attempt)

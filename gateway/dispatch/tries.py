@@ -40,10 +40,10 @@ class Try:
         self, upstream: Upstream, call: Call, shape: str, tally: Tally, deadlines: Deadlines
     ) -> None:
         """Fills in `answer`."""
-        request = UpstreamCall(
-            self.form.path, self.form.body, call.query.stream, self._headers(call, shape, tally)
-        )
+        headers, stream = self._headers(call, shape, tally), call.query.stream
+        request = UpstreamCall(self.form.path, self.form.body, stream, headers, call.is_repeatable)
         answer: Opened | Body | Failure | None = await self._enter(call.query.caller, deadlines)
+        self.attempt.is_sent = answer is None
         if answer is None and call.query.stream:
             answer = await open_stream(upstream, request, self.form.wire, deadlines)
         elif answer is None:

@@ -44,8 +44,9 @@ def pause_s(repeat: int, retry_after_s: float | None, draw: float) -> float | No
 
 def own_words(failure: Failure) -> bytes | None:
     """The upstream's error body, where it is fit for the caller as it is."""
-    is_about_the_call = failure.result == "http_error" and failure.http_status not in OUR_ACCOUNT
-    return failure.body if is_about_the_call and failure.http_status else None
+    status = failure.http_status or 0
+    is_about_the_call = failure.result == "http_error" and status >= 400 and status not in OUR_ACCOUNT
+    return failure.body if is_about_the_call else None
 
 
 def verdict(target: str, failure: Failure) -> GatewayError:

@@ -59,6 +59,7 @@ class Attempt:
     model: str
     started_at: float  # Unix seconds
     begun: float = 0.0  # the same moment on the monotonic clock; not a column
+    is_sent: bool = False  # the target may have begun to work on it; not a column
     seen_tokens: int = 0  # stream events that carried some of the answer; not a column
     id: uuid.UUID = field(default_factory=uuid7)
     result: Result = "ok"

@@ -35,6 +35,7 @@ class UpstreamCall:
     body: bytes
     stream: bool
     headers: Mapping[str, str]
+    is_repeatable: bool = True  # False: it must not reach the target twice, whatever happens on the way
 
 
 class Reply(Protocol):

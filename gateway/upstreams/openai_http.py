@@ -31,7 +31,9 @@ class HttpUpstream:
 
     async def send(self, call: UpstreamCall) -> Reply:
         head = self._head + header_lines(call.headers)
-        return await self._pool.post(self._prefix + call.path, head, call.body)
+        return await self._pool.post(
+            self._prefix + call.path, head, call.body, retry_stale=call.is_repeatable
+        )
 
     async def get(self, path: str) -> tuple[int, bytes]:
         """A small control read (an engine's `/state`). Raises `Unreachable`."""

@@ -18,9 +18,9 @@ class EventTooLarge(Exception):
     """An event grew past `MAX_EVENT_BYTES` without ending."""
 
 
-def event_end(data: bytes) -> int:
-    """Where the first event in it ends; 0 when none does."""
-    end = _EVENT_END.search(data)
+def event_end(data: bytes, start: int = 0) -> int:
+    """Where the first event in it ends, which is behind `start`; 0 when none does."""
+    end = _EVENT_END.search(data, start)
     if end is None or (end.end() == len(data) and end.group().endswith(b"\r")):
         return 0
     return end.end()
@@ -34,10 +34,11 @@ class EventSplitter:
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """The events that this chunk completes. Raises `EventTooLarge`."""
+        seen = max(0, len(self._rest) - 3)  # an end may be cut in two
         data = self._rest + chunk if self._rest else chunk
         events: list[bytes] = []
         start = 0
-        for end in _EVENT_END.finditer(data):
+        for end in _EVENT_END.finditer(data, seen):
             if end.end() == len(data) and end.group().endswith(b"\r"):
                 break  # "\r\r" at the very end may be the first half of "\r\r\n": wait for the next byte
             events.append(data[start : end.end()])

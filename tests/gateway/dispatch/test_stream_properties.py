@@ -248,9 +248,9 @@ def _possible(example: Example) -> list[list[str]]:
 def _check_charge(attempt: dict[str, Any], said: Told) -> None:
     cost = None if attempt["cost_usd"] is None else Decimal(attempt["cost_usd"])
     counted = attempt["input_tokens"], attempt["output_tokens"]
-    if attempt["result"] in ("http_error", "connect_error"):
+    if said.usage is None and attempt["result"] in ("http_error", "connect_error"):
         assert cost == 0
-    elif said.failure is None and said.usage is not None and attempt["result"] != "hedge_lost":
+    elif said.usage is not None and attempt["result"] != "hedge_lost":
         assert counted == said.usage
         assert not attempt["is_estimated"]
         assert cost == sum(map(mul, said.usage, PRICES.values())) / Decimal(10**6)

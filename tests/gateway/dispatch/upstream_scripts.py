@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from typing import Any, Literal
 
 from hypothesis import strategies as st
@@ -100,7 +100,10 @@ def told(script: Script) -> Told:
     opening = _opening(whole_events)
     if isinstance(opening, str):
         silent = "timeout_first_token" if script.ending == "stall" else "cut_off"
-        return Told((opening or silent, True))
+        failed = Told((opening or silent, True))
+        for event in takewhile(lambda event: event.kind not in ("error", "malformed"), whole_events):
+            failed.take(event)
+        return failed
     said = Told()
     for event in whole_events:
         if event is not tail or event.kind != "malformed":
@@ -237,9 +240,9 @@ _STYLES = st.builds(
 )
 _USAGE = st.tuples(st.integers(0, 9999), st.integers(0, 9999))
 _REFUSALS = st.sampled_from(
-    [(status, whole({"error": {"message": "no", "code": "c"}}, status)) for status in (400, 422)]
+    [(status, whole({"error": {"message": "no", "code": "c"}}, status)) for status in (202, 400, 422)]
     + [(status, whole({"error": {"message": "no", "code": "c"}}, status)) for status in (401, 404, 429)]
-    + [(status, whole({"detail": "no"}, status, "Retry-After: 9")) for status in (202, 302, 500, 503, 529)]
+    + [(status, whole({"detail": "no"}, status, "Retry-After: 9")) for status in (302, 500, 503, 529)]
 )
 
 
