@@ -108,13 +108,13 @@ class _Field:
 
 
 def _muster(query: Query, catalog: Catalog, fleet: Fleet, names: tuple[str, ...], now: float) -> _Field:
-    field = _Field([], [], [])
+    field, targets, healths = _Field([], [], []), catalog.targets, fleet.targets
     for name in names:
-        target = catalog.targets.get(name)
+        target = targets.get(name)
         if target is None:
             field.unable.append(Rejection(name, "no such target any more"))
             continue
-        health = fleet.health(name)
+        health = healths.get(name) or fleet.health(name)
         if inable := inability(query, target, health):
             field.unable.append(Rejection(name, inable))
         elif reason := unwell(health, now):
@@ -194,21 +194,22 @@ def _slo_misses(slo: Slo, outlook: Outlook, prediction: Prediction, query: Query
     """The limits that the target would miss, in words; what too few samples speak for is not held against it."""
     if slo is NO_SLO and query.slo_tpot_s is None:
         return ()
-    misses: list[str] = []
+    figures: list[tuple[str, float, float | None]] = []
     if outlook.completion_weight >= ENOUGH_SAMPLES:
-        _check(misses, "completion_p95_s", prediction.completion_p95_s, slo.completion_p95_s)
-        _check(misses, "tpot_s", prediction.tpot_s, query.slo_tpot_s)
+        figures.append(("completion_p95_s", prediction.completion_p95_s, slo.completion_p95_s))
+        figures.append(("tpot_s", prediction.tpot_s, query.slo_tpot_s))
     if query.stream and outlook.ttft_weight >= ENOUGH_SAMPLES:
-        _check(misses, "ttft_p95_s", ttft_p95_s(outlook, prediction), slo.ttft_p95_s)
+        figures.append(("ttft_p95_s", ttft_p95_s(outlook, prediction), slo.ttft_p95_s))
     if outlook.timeout_rate is not None and outlook.truncation_rate is not None:
-        _check(misses, "timeout_rate", outlook.timeout_rate, slo.timeout_rate)
-        _check(misses, "truncation_rate", outlook.truncation_rate, slo.truncation_rate)
-    return tuple(misses)
-
-
-def _check(misses: list[str], what: str, value: float, limit: float | None) -> None:
-    if limit is not None and value > limit:
-        misses.append(f"{what} {value:.3g} > {limit:g}")
+        figures.append(("timeout_rate", outlook.timeout_rate, slo.timeout_rate))
+        figures.append(("truncation_rate", outlook.truncation_rate, slo.truncation_rate))
+    return tuple(
+        [
+            f"{what} {value:.3g} > {limit:g}"
+            for what, value, limit in figures
+            if limit is not None and value > limit
+        ]
+    )
 
 
 def _explore(scored: list[Candidate], share: float, draw: float) -> tuple[list[Candidate], bool]:

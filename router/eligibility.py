@@ -20,7 +20,12 @@ def inability(query: Query, target: Target, health: Health) -> str | None:
         return f"does not serve {query.endpoint}"
     if lacking := _lacking(query, target):
         return f"cannot do {' or '.join(lacking)}"
-    return _too_long(query, target, health)
+    window = target.context_tokens
+    if window is None and health.engine is not None:
+        window = health.engine.max_context_tokens
+    if window is not None and query.input_tokens > window:
+        return f"about {query.input_tokens} input tokens do not fit its context of {window}"
+    return None
 
 
 def _lacking(query: Query, target: Target) -> list[str]:
@@ -34,15 +39,10 @@ def _lacking(query: Query, target: Target) -> list[str]:
     return [name for name, is_needed, has in needs if is_needed and not has]
 
 
-def _too_long(query: Query, target: Target, health: Health) -> str | None:
-    window = target.context_tokens or (health.engine.max_context_tokens if health.engine else None)
-    if window is None or query.input_tokens <= window:
-        return None
-    return f"about {query.input_tokens} input tokens do not fit its context of {window}"
-
-
 def unwell(health: Health, now: float) -> str | None:
     """Why the target gets no traffic just now; a probe is let through one at a time."""
+    if health.is_untroubled:
+        return None
     if health.engine and health.engine.draining:
         return "draining"
     gone = health.unreachable_since_s

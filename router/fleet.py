@@ -61,6 +61,11 @@ class Health:
     _num_finished: float = 0.0  # decayed
     _finished_s: float = 0.0
 
+    @property
+    def is_untroubled(self) -> bool:
+        """Nothing speaks against it: no failures shed it, and it is no engine, of which more is known."""
+        return self.breaker.until_s == 0.0 and self.engine is None and self.unreachable_since_s is None
+
     def of(self, shape: str) -> Learnt:
         if shape not in self.learnt:
             self.learnt[shape] = Learnt(self.half_life_s, has_tails=shape != ALL_SHAPES)
@@ -82,7 +87,8 @@ class Health:
 
     def crowding(self) -> float:
         """How much fuller the target is than when its latencies were seen: (1 + now) ÷ (1 + usual), at least 1."""
-        return max(1.0, (1 + self.in_flight) / (1 + self.usual_in_flight))
+        in_flight, usual = self.in_flight, self.usual_in_flight
+        return (1 + in_flight) / (1 + usual) if in_flight > usual else 1.0
 
 
 @dataclass(slots=True)

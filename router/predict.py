@@ -32,18 +32,30 @@ def predict(
     query: Query, shape: str, target: Target, health: Health, outlook: Outlook, output_tokens: int
 ) -> Prediction:
     """What is known of the target for this shape, and its load."""
-    crowding = _crowding(health)
+    crowding, engine = health.crowding(), health.engine
+    prior_s = outlook.usual_tpot_s
+    if (
+        engine is not None
+    ):  # its own queue counts too, whoever filled it; of its pace it speaks at its present load
+        crowding = max(crowding, (engine.running + engine.waiting + 1) / engine.max_batch)
+        said_s = engine.tpot_s(shape)
+        prior_s = prior_s if said_s is None else said_s / crowding
     ttft_s = outlook.ttft_s * crowding
-    tpot_s = _tpot_s(shape, health, outlook, crowding)
-    known_s = outlook.completion_s
+    tpot_s = (outlook.tpot_sum_s + PRIOR_WEIGHT * prior_s) / (outlook.tpot_weight + PRIOR_WEIGHT) * crowding
+    known_s, tail_s = outlook.completion_s, outlook.completion_p95_s
     completion_s = ttft_s + output_tokens * tpot_s if known_s is None else known_s * crowding
-    tail_s = outlook.completion_p95_s
+    cost_usd = (
+        outlook.cost_usd
+    )  # of such calls as booked; before there are any, from the price list; else unknown
+    if cost_usd is None and target.input_usd_per_mtok is not None and target.output_usd_per_mtok is not None:
+        cost_usd = query.input_tokens * target.input_usd_per_mtok + output_tokens * target.output_usd_per_mtok
+        cost_usd /= 1e6
     return Prediction(
         ttft_s,
         tpot_s,
         completion_s,
         completion_s * TAIL_OVER_MEAN if tail_s is None else tail_s * crowding,
-        _cost_usd(query, target, outlook, output_tokens),
+        cost_usd,
         outlook.success_share,
         health.in_flight,
         crowding,
@@ -55,28 +67,3 @@ def ttft_p95_s(outlook: Outlook, prediction: Prediction) -> float:
     """p95 of the first token: seen where there are samples, else guessed from the mean."""
     seen_s = outlook.ttft_p95_s
     return prediction.ttft_s * TAIL_OVER_MEAN if seen_s is None else seen_s * prediction.crowding
-
-
-def _crowding(health: Health) -> float:
-    """Load above the usual; an engine's own queue counts too, whoever filled it."""
-    crowding = health.crowding()
-    if engine := health.engine:
-        crowding = max(crowding, (engine.running + engine.waiting + 1) / engine.max_batch)
-    return crowding
-
-
-def _tpot_s(shape: str, health: Health, outlook: Outlook, crowding: float) -> float:
-    """At the present load; what an engine says of its own pace is said of that load."""
-    said_s = health.engine.tpot_s(shape) if health.engine else None
-    prior_s = outlook.usual_tpot_s if said_s is None else said_s / crowding
-    mean_s = (outlook.tpot_sum_s + PRIOR_WEIGHT * prior_s) / (outlook.tpot_weight + PRIOR_WEIGHT)
-    return mean_s * crowding
-
-
-def _cost_usd(query: Query, target: Target, outlook: Outlook, output_tokens: int) -> float | None:
-    """Mean cost of such calls as booked; before there are any, from the price list; else unknown."""
-    if outlook.cost_usd is not None:
-        return outlook.cost_usd
-    if target.input_usd_per_mtok is None or target.output_usd_per_mtok is None:
-        return None
-    return (query.input_tokens * target.input_usd_per_mtok + output_tokens * target.output_usd_per_mtok) / 1e6
