@@ -79,7 +79,9 @@ def serve(options: ServeOptions, progress: Progress) -> None:
         model = load_model(config, fetched.folder, choose_format(options.dtype, device, config), device)
         http = HttpServer()
         bridge = Bridge(http.loop)
-        drafter = load_named(options.drafter, model, options.data_dir, progress, draft_topk=options.draft_topk)
+        drafter = load_named(
+            options.drafter, model, options.data_dir, progress, draft_topk=options.draft_topk
+        )
         engine = build_engine(options, model, drafter, bridge)
         warm_up(engine)
         app = assemble(fetched.name, engine, bridge, tokenizer)

@@ -95,7 +95,7 @@ def test_an_engine_is_told_whose_call_it_is_and_of_what_shape(
         async with fake_upstream() as engine:
             engine.state = SPECULATING
             port = int(engine.url.removesuffix("/v1").rpartition(":")[2])
-            deployment = {"engine": {"enabled": True}, "engine_port": port}
+            deployment: dict[str, Any] = {"engine": {"enabled": True}, "engine_port": port}
             async with running_gateway(
                 clean_database_url, tmp_path, "version: 1\n", (), **deployment
             ) as gateway:
