@@ -16,6 +16,7 @@ from sqlalchemy import Engine, insert
 from gateway.ledger import batch, tables
 from gateway.ledger.records import Attempt, Exchange, Usage, outcome_record, uuid7
 from router.outcome import Result
+from tests.ledger.conftest import carried
 
 ENGINE, FLASH, CLAUDE = "engine", "deepseek-flash", "claude"
 MODELS = {ENGINE: "smollm2-135m-instruct", FLASH: "deepseek-v4-flash", CLAUDE: "anthropic/claude-opus-4-8"}
@@ -164,7 +165,7 @@ def hour(now: float, calls: int, seed: int = 7, length_s: float = 3600) -> list[
 
 def write(engine: Engine, exchanges: Sequence[Exchange]) -> None:
     with engine.begin() as connection:
-        batch.write(connection, [made.record() for made in exchanges])
+        batch.write(connection, [carried(made) for made in exchanges])
 
 
 def finish_tasks(engine: Engine, exchanges: Sequence[Exchange]) -> None:

@@ -94,10 +94,13 @@ def test_explain_says_who_is_tried_in_which_order_and_who_is_not(cli: Cli, folde
 
 
 def test_explain_knows_what_the_engine_cannot_do(cli: Cli) -> None:
-    done = cli("policy", "explain", "--tools")
-    assert done.exit_code == 0
-    assert "agent_loop (structural)" in done.output
-    assert "No target can serve this call." in done.output
+    able = cli("policy", "explain", "--tools")
+    assert able.exit_code == 0
+    assert "agent_loop (structural)" in able.output
+    assert "No target can serve this call." not in able.output
+    unable = cli("policy", "explain", "--tools", "--images")
+    assert unable.exit_code == 0
+    assert "No target can serve this call." in unable.output
 
 
 def test_explain_pins_a_mapped_model(cli: Cli, folder: Path) -> None:
