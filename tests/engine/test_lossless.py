@@ -141,7 +141,7 @@ def test_bfloat16_answers_are_the_same_with_drafts_in_passes_of_a_tile(model_fol
 @pytest.mark.timeout(900)
 def test_bfloat16_answers_of_larger_passes_part_at_near_ties_only(model_folder: Path) -> None:
     """More rows than a tile are rounded otherwise; float32 must confirm that the two tokens were close."""
-    subject = load("bfloat16", model_folder, 12, every=2)
+    subject = load("bfloat16", model_folder, 12, every=4)
     sequences, _ = drafted(subject, guesses(subject), 8192)
     judge = load_model(read_config(model_folder), model_folder, "float32", CPU)
     parted = [
@@ -158,7 +158,7 @@ def test_bfloat16_answers_of_larger_passes_part_at_near_ties_only(model_folder: 
         for token in (sequence.output_ids[same], answer[same]):
             assert float(top - logits[token]) < NEAR_TIE, f"prompt {sequence.id}, token {same}"
     print(f"{len(parted)} of {len(sequences)} answers parted")
-    assert len(parted) < 20
+    assert len(parted) < 10
 
 
 def last_logits(model: Model, token_ids: list[int]) -> Tensor:
