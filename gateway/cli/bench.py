@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -90,7 +88,13 @@ def _measured(plan: Plan) -> tuple[list[Sample], bool]:
 
     samples: list[Sample] = []
     try:
-        with _progress(plan, samples) as keep:
+        with bench_runs.progress(plan.runs * len(plan.models)) as advance:
+
+            def keep(sample: Sample) -> None:
+                samples.append(sample)
+                failed = sum(it.error_code is not None for it in samples)
+                advance(f"{sample.model}, {failed} failed" if failed else sample.model)
+
             asyncio.run(measure(plan, keep))
     except GatewayUnreachable as error:
         raise Refused(str(error)) from None
@@ -98,26 +102,6 @@ def _measured(plan: Plan) -> tuple[list[Sample], bool]:
         print_error(f"Interrupted after {len(samples)} of {plan.runs * len(plan.models)} calls.")
         return samples, True
     return samples, False
-
-
-@contextmanager
-def _progress(plan: Plan, samples: list[Sample]) -> Iterator[Any]:
-    """A function that keeps a sample and moves the bar on stderr."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("measuring", total=plan.runs * len(plan.models))
-
-        def keep(sample: Sample) -> None:
-            samples.append(sample)
-            failed = sum(it.error_code is not None for it in samples)
-            bar.update(
-                task, advance=1, description=f"{sample.model}, {failed} failed" if failed else sample.model
-            )
-
-        yield keep
 
 
 def _priced(

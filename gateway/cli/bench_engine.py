@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,6 +21,8 @@ if TYPE_CHECKING:
     from gateway.bench.engine.measure import Plan
     from gateway.bench.engine.traces import Wave
     from gateway.bench.engine.variants import Setup
+
+KEPT = ("figures", "ratios", "waves", "notes", "interrupted")  # of a run, beside its settings
 
 _INTERRUPTED = 130
 _AS_CONFIGURED = "as sparkgate.yaml says"
@@ -103,7 +104,7 @@ def engine(
         notes += remarks(waves)
         begun = {"started_at": started_at.isoformat(), "machine": machine, "interrupted": interrupted}
         run = begun | _as_json(plan, setup, waves, notes, cost)
-        problem = _stored(run, started_at, config, data_dir)
+        problem = bench_runs.kept(run, KEPT, "engine", started_at, config, data_dir)
         if plot is not None:
             plot.write_text(svg(figures(waves), f"sparkgate bench engine, {setup.model}"))
         if as_json:
@@ -156,25 +157,13 @@ async def _measure(plan: Plan, setup: Setup, notes: list[str], waves: list[Wave]
     async with opened(setup, notes, lambda doing: print_error(f"{doing} …")) as variants:
         print_error("warming up …")
         await warm_up(plan, variants, notes)
-        with _progress(plan.waves(len(variants)), waves) as keep:
+        with bench_runs.progress(plan.waves(len(variants))) as advance:
+
+            def keep(wave: Wave) -> None:
+                waves.append(wave)
+                advance(f"{wave.kind} × {wave.streams}, {wave.variant}")
+
             await measure(plan, variants, keep)
-
-
-@contextmanager
-def _progress(total: int, waves: list[Wave]) -> Iterator[Callable[[Wave], None]]:
-    """A function that keeps a wave and moves the bar on stderr."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("measuring", total=total)
-
-        def keep(wave: Wave) -> None:
-            waves.append(wave)
-            bar.update(task, advance=1, description=f"{wave.kind} × {wave.streams}, {wave.variant}")
-
-        yield keep
 
 
 def _as_json(
@@ -193,20 +182,6 @@ def _as_json(
         "waves": [wave.as_json() for wave in waves],
         "notes": list(notes),
     }
-
-
-def _stored(run: dict[str, Any], started_at: datetime, config: Path | None, data_dir: Path) -> str | None:
-    """None when the run is in the database, else why not."""
-    from gateway.cli.errors import message_of
-    from gateway.ledger.errors import LedgerError
-
-    settings = run["settings"] | {"machine": run["machine"]}
-    results = {name: run[name] for name in ("figures", "ratios", "waves", "notes", "interrupted")}
-    try:
-        url = bench_runs.database_url(config, data_dir)
-    except LedgerError as error:
-        return message_of(error)
-    return bench_runs.stored(url, "engine", started_at, settings, results)
 
 
 def _show(run: dict[str, Any]) -> None:

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +22,16 @@ if TYPE_CHECKING:
     from gateway.bench.gateway.contestant import Setup
     from gateway.bench.gateway.measure import Plan
     from gateway.bench.gateway.readings import Reading, Sustained
+
+KEPT = (
+    "figures",
+    "parts",
+    "ratios",
+    "sustained",
+    "readings",
+    "notes",
+    "interrupted",
+)  # of a run, beside its settings
 
 _INTERRUPTED = 130
 _COLUMNS = {
@@ -92,7 +101,7 @@ def gateway(
     if found.readings:
         begun = {"started_at": started_at.isoformat(), "machine": machine, "interrupted": interrupted}
         run = begun | _as_json(plan, setup, found)
-        problem = _stored(run, started_at, config, data_dir)
+        problem = bench_runs.kept(run, KEPT, "gateway", started_at, config, data_dir)
         if plot is not None:
             plot.write_text(svg(figures(found.readings, found.starts_s), "sparkgate bench gateway"))
         if as_json:
@@ -133,26 +142,14 @@ async def _measure(setup: Setup, plan: Plan, found: _Found) -> None:
         found.starts_s.update((each.name, each.start_s) for each in contestants)
         print_error("warming up …")
         await warm_up(bench, contestants, plan.seconds)
-        with _progress(plan.readings(contestants), found.readings) as keep:
+        with bench_runs.progress(plan.readings(contestants)) as advance:
+
+            def keep(reading: Reading) -> None:
+                found.readings.append(reading)
+                advance(f"{reading.cell}, {reading.contestant}")
+
             await measure(bench, contestants, plan, keep)
         found.sustained = await sustain(bench, contestants, plan)
-
-
-@contextmanager
-def _progress(total: int, readings: list[Reading]) -> Iterator[Callable[[Reading], None]]:
-    """A function that keeps a reading and moves the bar on stderr."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("measuring", total=total)
-
-        def keep(reading: Reading) -> None:
-            readings.append(reading)
-            bar.update(task, advance=1, description=f"{reading.cell}, {reading.contestant}")
-
-        yield keep
 
 
 def _as_json(plan: Plan, setup: Setup, found: _Found) -> dict[str, Any]:
@@ -171,20 +168,6 @@ def _as_json(plan: Plan, setup: Setup, found: _Found) -> dict[str, Any]:
         "readings": [asdict(each) for each in found.readings],
         "notes": [*found.notes, *remarks(found.readings)],
     }
-
-
-def _stored(run: dict[str, Any], started_at: datetime, config: Path | None, data_dir: Path) -> str | None:
-    """None when the run is in the database, else why not."""
-    from gateway.cli.errors import message_of
-    from gateway.ledger.errors import LedgerError
-
-    kept = ("figures", "parts", "ratios", "sustained", "readings", "notes", "interrupted")
-    try:
-        url = bench_runs.database_url(config, data_dir)
-    except LedgerError as error:
-        return message_of(error)
-    settings = run["settings"] | {"machine": run["machine"]}
-    return bench_runs.stored(url, "gateway", started_at, settings, {name: run[name] for name in kept})
 
 
 def _show(run: dict[str, Any]) -> None:

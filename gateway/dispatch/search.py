@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from random import random
 
@@ -157,7 +157,7 @@ class Search:
                     task.result()
                     latest = racers[task]
                     if not isinstance(latest.answer, Failure):
-                        self._lose(racers, latest)
+                        self._lose(racers.values(), latest)
                         return latest
             return latest
         finally:
@@ -175,10 +175,9 @@ class Search:
                 return second
         return None
 
-    def _lose(self, racers: Mapping[asyncio.Task[None], Try], winner: Try) -> None:
-        for task, each in racers.items():
+    def _lose(self, racers: Iterable[Try], winner: Try) -> None:
+        for each in racers:
             if each is not winner and each.outcome is None:
-                task.cancel()
                 self.tally.end(each.attempt, "hedge_lost")
 
 

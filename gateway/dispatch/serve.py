@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from math import ceil
 from random import random
+from typing import Literal
 
 import orjson
 
@@ -115,9 +116,9 @@ class _Service:
         parts = (self.call.query.caller, self.decision.policy_hash, self.decision.shape)
         return sha256("\0".join(parts).encode() + said).digest()
 
-    async def _repeat(self, answer: Answer, how: str) -> None:
+    async def _repeat(self, answer: Answer, how: Literal["hit", "joined"]) -> None:
         exchange = self.tally.exchange
-        exchange.cache, exchange.saved_nusd = "hit" if how == "hit" else "joined", answer.cost_nusd
+        exchange.cache, exchange.saved_nusd = how, answer.cost_nusd
         headers = {"Content-Type": answer.content_type, **self.tally.headers()}
         self.tally.close(200)
         await self.client.respond(200, headers, answer.body)
