@@ -25,8 +25,8 @@ setup: $(VENV)/.installed  ## make .venv with the pinned dependencies
 up: setup  ## start everything; Ctrl-C stops it
 	@exec $(BIN)/sparkgate up $(ARGS)
 
-test: lint browser  ## lint, types and the whole test suite
-	$(BIN)/python -m pytest $(TESTS)
+test: lint browser  ## lint, types and the whole test suite, in two processes that take file by file
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(TESTS)
 
 test-gpu: $(VENV)/.installed-dev  ## the tests that need a CUDA device, on this machine's
 	@$(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || { \
@@ -40,7 +40,7 @@ test-faults: $(VENV)/.installed-dev  ## a thousand broken streams, and a thousan
 lint: $(VENV)/.installed-dev  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy $(CODE)
+	$(BIN)/mypy --num-workers 2 $(CODE)
 
 fmt: $(VENV)/.installed-dev  ## format the code
 	$(BIN)/ruff check --fix .
@@ -51,14 +51,17 @@ clean:  ## remove .venv, caches and build output; the data directory stays
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps make a second call instant: pip runs again only when what is to be installed has changed.
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
 $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing into $(VENV) (about 2 GB on disk; minutes at the first time)"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all]'
+	$(INSTALL) -e '.[all]'
 	@touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
-	@touch $@
+$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing into $(VENV), with what the tests need (about 2 GB on disk; minutes at the first time)"
+	$(INSTALL) -e '.[all,dev]'
+	@touch $(VENV)/.installed $@
 
 $(BIN)/python:
 	@$(or $(PYTHON),false) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \

@@ -1,7 +1,7 @@
 """One gateway worker: the data plane's paths to dispatch, everything else to the control plane.
 
 `GatewayApp` is the ASGI app of the control plane and of start and stop; `serve_call` answers the data plane, whose
-HTTP is `gateway.protocol`'s. In: `Parts`, put together in `gateway.assemble`. Out: responses. This is the only
+HTTP is `gateway.http`'s. In: `Parts`, put together in `gateway.assemble`. Out: responses. This is the only
 place where an unexpected exception is caught; it is logged once, and the client gets a 500 in its API's shape.
 """
 
@@ -14,15 +14,20 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any
 
+from sqlalchemy.exc import OperationalError
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
 from gateway.callers.quotas import Quotas, Refused
 from gateway.control.key_watch import KeyWatch
 from gateway.dispatch.call import Call, Client, ErrorForm
 from gateway.dispatch.serve import Dispatcher, send_error
-from gateway.protocol import Request
+from gateway.http.protocol import data_plane
+from gateway.http.request import Request
 from gateway.surfaces import chat, count_tokens, embeddings, messages, responses
+from gateway.surfaces.authenticate import authenticate
 from gateway.surfaces.common import OPENAI_ERRORS, Asked, decoded
 from gateway.surfaces.homes import ResponseHomes
-from gateway.surfaces.http import authenticate
+from gateway.wire import paths
 from gateway.wire.errors import BudgetSpent, GatewayError, ModelNotAllowed, RateLimited, TokensLimited
 
 log = logging.getLogger(__name__)
@@ -31,6 +36,7 @@ Message = MutableMapping[str, Any]
 Send = Callable[[Message], Awaitable[None]]
 Receive = Callable[[], Awaitable[Message]]
 AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+READY = "/ready"
 CALL = ("call", "admin")
 Answering = Callable[[Dispatcher, Asked, Call], Awaitable[tuple[int, dict[str, str], bytes]]]
 
@@ -42,15 +48,16 @@ class Surface:
     call_of: Callable[[Asked], Call]
     errors: ErrorForm
     answer: Answering | None = None  # where there is nothing to dispatch
+    recall: Callable[[Asked], Awaitable[None]] | None = None  # what the call refers to, before it is read
 
 
 SURFACES: Mapping[str, Surface] = {
-    chat.CHAT: Surface(chat.call_of, OPENAI_ERRORS),
-    chat.COMPLETIONS: Surface(chat.call_of, OPENAI_ERRORS),
-    embeddings.EMBEDDINGS: Surface(embeddings.call_of, OPENAI_ERRORS),
-    responses.RESPONSES: Surface(responses.call_of, responses.ERRORS),
-    messages.MESSAGES: Surface(messages.call_of, messages.ERRORS),
-    count_tokens.COUNT_TOKENS: Surface(count_tokens.call_of, messages.ERRORS, count_tokens.count),
+    paths.CHAT: Surface(chat.call_of, OPENAI_ERRORS),
+    paths.COMPLETIONS: Surface(chat.call_of, OPENAI_ERRORS),
+    paths.EMBEDDINGS: Surface(embeddings.call_of, OPENAI_ERRORS),
+    paths.RESPONSES: Surface(responses.call_of, responses.ERRORS, recall=responses.recall),
+    paths.MESSAGES: Surface(messages.call_of, messages.ERRORS),
+    paths.COUNT_TOKENS: Surface(count_tokens.call_of, messages.ERRORS, count_tokens.count),
 }
 
 
@@ -69,6 +76,7 @@ class GatewayApp:
     """`lifespan` yields what calls need once everything is loaded."""
 
     def __init__(self, lifespan: Callable[[], AbstractAsyncContextManager[Parts]]) -> None:
+        self.lacks_database = False  # which is why it could not start
         self._lifespan = lifespan
         self._parts: Parts | None = None
 
@@ -77,12 +85,22 @@ class GatewayApp:
             await self._run_lifespan(receive, send)
         elif scope["type"] == "http":
             assert self._parts is not None
-            await self._parts.control(scope, receive, send)
+            control = _ready if scope["path"] == READY else self._parts.control
+            await control(scope, receive, send)
 
     async def serve(self, request: Request, client: Client) -> None:
         """A request to one of the data plane's paths."""
         assert self._parts is not None
         await serve_call(self._parts, request, client)
+
+    def protocol(self) -> type[HttpToolsProtocol]:
+        """The class to give uvicorn as `http`, which takes the data plane's paths to `serve`."""
+        error_bodies = {path: surface.errors.body for path, surface in SURFACES.items()}
+        return data_plane(error_bodies, self.serve, on_aborted_upload=self._count_aborted_upload)
+
+    def _count_aborted_upload(self) -> None:
+        assert self._parts is not None
+        self._parts.dispatcher.book.metrics.aborted_uploads.inc()
 
     async def _run_lifespan(self, receive: Receive, send: Send) -> None:
         """Start-up errors are for the log and the exit status; uvicorn is told in one line."""
@@ -92,10 +110,18 @@ class GatewayApp:
                 await send({"type": "lifespan.startup.complete"})
                 await receive()
         except Exception as error:
+            self.lacks_database = isinstance(error, OperationalError)
             log.error("start-up failed: %s", error)
             await send({"type": "lifespan.startup.failed", "message": str(error)})
             return
         await send({"type": "lifespan.shutdown.complete"})
+
+
+async def _ready(_: Scope, __: Receive, send: Send) -> None:
+    """Policy and keys are loaded before anything is served."""
+    head = [(b"content-type", b"application/json")]
+    await send({"type": "http.response.start", "status": 200, "headers": head})
+    await send({"type": "http.response.body", "body": b'{"status":"ok"}'})
 
 
 async def serve_call(parts: Parts, request: Request, client: Client) -> None:
@@ -105,6 +131,8 @@ async def serve_call(parts: Parts, request: Request, client: Client) -> None:
         key = authenticate(request.headers, parts.keys.ring, CALL)
         body, url_query = decoded(request.body), request.query.decode("ascii", "ignore")
         asked = Asked(request.path, request.headers, request.body, body, key.name, url_query, parts.homes)
+        if surface.recall is not None:
+            await surface.recall(asked)
         call = surface.call_of(asked)
         query = call.query
         tokens = query.input_tokens + (query.max_output_tokens or 0)

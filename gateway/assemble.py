@@ -34,8 +34,9 @@ from gateway.config.deployment import (
 from gateway.config.load import load_deployment
 from gateway.config.variables import DATABASE_URL_VARIABLE
 from gateway.control import key_watch, policy_watch
-from gateway.control.api import Plane, control_app
 from gateway.control.key_watch import KeyWatch
+from gateway.control.late import AsgiApp, LateApp
+from gateway.control.plane import Plane
 from gateway.control.policy_watch import PolicyWatch
 from gateway.dispatch import engine_watch
 from gateway.dispatch.booking import Book
@@ -46,14 +47,14 @@ from gateway.dispatch.search import Targets
 from gateway.dispatch.serve import Dispatcher
 from gateway.ledger.costs import Price, price_for
 from gateway.ledger.database import create_async_engine, resolve_url
+from gateway.ledger.response_homes import HomeLedger
 from gateway.ledger.spool import Spool
 from gateway.ledger.targets import replace_targets
 from gateway.surfaces.homes import ResponseHomes
-from gateway.surfaces.messages import MESSAGES
-from gateway.surfaces.responses import RESPONSES
 from gateway.upstreams.base import Upstream
 from gateway.upstreams.litellm_provider import LitellmUpstream
 from gateway.upstreams.openai_http import HttpUpstream
+from gateway.wire.paths import MESSAGES, RESPONSES
 from router.catalog import Catalog
 from router.fleet import Fleet
 
@@ -129,6 +130,15 @@ async def assembled(files: Files, index: int) -> AsyncIterator[Parts]:
             return _all_workers() if all_workers else registry
 
         plane = Plane(routes, fleet, policy, keys, spool, database, collect, release, now)
+        keepers = _keepers(routes, upstreams)
+        homes = ResponseHomes(keepers, HomeLedger(database, spool))
+
+        def control_app() -> AsgiApp:
+            from gateway.control import api, stored_responses
+
+            return api.control_app(plane, stored_responses.router(homes, keepers, dispatcher))
+
+        control = LateApp(control_app)
         watch = EngineWatch(engines, fleet, database if index == 0 else None)
         chores = [
             (policy.step, policy_watch.INTERVAL_S),
@@ -136,8 +146,9 @@ async def assembled(files: Files, index: int) -> AsyncIterator[Parts]:
             (_flush(metrics), METRICS_INTERVAL_S),
             (watch.step, engine_watch.INTERVAL_S),
         ]
+        control.begin()
         async with _running(chores, spool):
-            yield Parts(dispatcher, keys, quotas, _homes(routes), control_app(plane))
+            yield Parts(dispatcher, keys, quotas, homes, control)
     finally:
         spool.close()
         for upstream in upstreams.values():
@@ -145,13 +156,15 @@ async def assembled(files: Files, index: int) -> AsyncIterator[Parts]:
         await database.dispose()
 
 
-def _homes(routes: Catalog) -> ResponseHomes:
-    keeping = [
-        name
-        for name, target in routes.targets.items()
-        if RESPONSES in target.native and not target.disabled_reason
-    ]
-    return ResponseHomes(tuple(keeping))
+def _keepers(routes: Catalog, upstreams: Mapping[str, Upstream]) -> dict[str, HttpUpstream]:
+    """The targets that keep responses."""
+    return {
+        name: upstream
+        for name, upstream in upstreams.items()
+        if isinstance(upstream, HttpUpstream)
+        and RESPONSES in routes.targets[name].native
+        and not routes.targets[name].disabled_reason
+    }
 
 
 def _upstream(target: AnyTarget) -> Upstream:

@@ -8,28 +8,32 @@ Everything is loaded before the first call is taken: no call waits for the datab
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import os
 import socket
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Serves until told to stop; the exit status is 1 when start-up failed."""
+    """Serves until told to stop. The exit status is 1 when start-up failed, `EX_TEMPFAIL` for want of the database."""
     options = _options(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     folder = options.data_dir / "run" / "metrics"
     folder.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault(METRICS_FOLDER, str(folder))  # read by prometheus_client when it is imported
+    gc.disable()  # what is loaded now stays: looking for garbage in it would take a tenth of the start
     import uvicorn
 
-    from gateway.app import SURFACES, GatewayApp
+    from gateway.app import GatewayApp
     from gateway.assemble import assembled, load
-    from gateway.protocol import data_plane
 
+    gc.freeze()
+    gc.enable()
     files = load(options.config, options.policy, options.data_dir, options.engine_port)
     app = GatewayApp(lambda: assembled(files, options.index))
     config = uvicorn.Config(
@@ -37,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
         host=options.host,
         port=options.port,
         loop="uvloop",
-        http=data_plane(frozenset(SURFACES), app.serve),
+        http=app.protocol(),
         lifespan="on",
         access_log=False,
         log_level="warning",
@@ -47,8 +51,11 @@ def main(argv: list[str] | None = None) -> int:
     )
     server = uvicorn.Server(config)
     sockets = [socket.socket(fileno=options.fd)] if options.fd is not None else None
-    server.run(sockets)
-    return 0 if server.started else 1
+    with suppress(SystemExit):  # by which uvicorn says that start-up failed
+        server.run(sockets)
+    if server.started:
+        return 0
+    return os.EX_TEMPFAIL if app.lacks_database else 1
 
 
 def _options(argv: list[str] | None) -> argparse.Namespace:

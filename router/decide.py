@@ -13,7 +13,7 @@ from statistics import median
 from router.catalog import Catalog, Named, Target
 from router.decision import Candidate, Decision, Prediction, Rejection
 from router.eligibility import inability, unwell
-from router.fleet import Fleet, Health
+from router.fleet import Fleet, Health, Weighed
 from router.outlook import ENOUGH_SAMPLES, RATE_EVIDENCE, Outlook
 from router.policy import Objective, Policy, ShapePolicy, Slo
 from router.predict import expected_output_tokens, predict, ttft_p95_s
@@ -47,11 +47,11 @@ def decide(query: Query, catalog: Catalog, policy: Policy, fleet: Fleet, now: fl
     if not field.well and not reserve.well:
         field.call_up_soonest()
     shape = finding.shape
-    outlooks = [entrant.health.outlook(shape, now) for entrant in field.well]
+    outlooks = [health.outlook(shape, now) for _, health in field.well]
     output_tokens = expected_output_tokens(query, shape, outlooks)
     scored = _scored(query, shape, rules, field.well, outlooks, output_tokens)
     ordered, explored = _explore(scored, policy.explore, draw)
-    fallbacks = [Candidate(entrant.target.name, "fallback", None, None) for entrant in reserve.well]
+    fallbacks = [Candidate(target.name, "fallback", None, None) for target, _ in reserve.well]
     return Decision(
         shape=shape,
         shape_source=finding.source,
@@ -78,33 +78,22 @@ def _names(named: Named, candidates: tuple[str, ...], catalog: Catalog) -> tuple
 
 
 @dataclass(slots=True)
-class _Entrant:
-    """A target that may serve the call; `reason` says why it rests."""
-
-    target: Target
-    health: Health
-    reason: str = ""
-
-
-@dataclass(slots=True)
 class _Field:
-    """Who may serve the call, who may but rests, and who may not."""
+    """Who may serve the call, who may but rests (and why), and who may not."""
 
-    well: list[_Entrant]
-    resting: list[_Entrant]
+    well: list[tuple[Target, Health]]
+    resting: list[tuple[Target, Health, str]]
     unable: list[Rejection]
 
     def call_up_soonest(self) -> None:
         """Nobody is well: the one whose rest ends first is tried all the same, since a sure refusal helps nobody."""
         if self.resting:
-            soonest = min(self.resting, key=lambda entrant: entrant.health.breaker.until_s)
+            soonest = min(self.resting, key=lambda entrant: entrant[1].breaker.until_s)
             self.resting.remove(soonest)
-            self.well.append(soonest)
+            self.well.append(soonest[:2])
 
     def rejections(self) -> list[Rejection]:
-        if not (self.unable or self.resting):
-            return []
-        return [*self.unable, *(Rejection(each.target.name, each.reason) for each in self.resting)]
+        return [*self.unable, *(Rejection(target.name, reason) for target, _, reason in self.resting)]
 
 
 def _muster(query: Query, catalog: Catalog, fleet: Fleet, names: tuple[str, ...], now: float) -> _Field:
@@ -117,10 +106,10 @@ def _muster(query: Query, catalog: Catalog, fleet: Fleet, names: tuple[str, ...]
         health = healths.get(name) or fleet.health(name)
         if inable := inability(query, target, health):
             field.unable.append(Rejection(name, inable))
-        elif reason := unwell(health, now):
-            field.resting.append(_Entrant(target, health, reason))
+        elif not health.is_untroubled and (reason := unwell(health, now)):
+            field.resting.append((target, health, reason))
         else:
-            field.well.append(_Entrant(target, health))
+            field.well.append((target, health))
     return field
 
 
@@ -128,22 +117,69 @@ def _scored(
     query: Query,
     shape: str,
     rules: ShapePolicy,
-    well: list[_Entrant],
+    well: list[tuple[Target, Health]],
     outlooks: list[Outlook],
     output_tokens: int,
 ) -> list[Candidate]:
     """Candidates, best first: those within the SLO before the others, then by score."""
-    slo, objective = _tightened(rules.slo, query), rules.objective
+    is_hinted = not (query.slo_ttft_s is query.slo_tpot_s is query.deadline_s is None)
     scored = []
-    for entrant, outlook in zip(well, outlooks, strict=True):
-        prediction = predict(query, shape, entrant.target, entrant.health, outlook, output_tokens)
-        misses = _slo_misses(slo, outlook, prediction, query)
-        score = _score(objective, prediction, query.stream)
-        scored.append(Candidate(entrant.target.name, "candidate", score, prediction, misses))
-    if objective == "cost_per_completed_task":
-        _fill_in_typical_cost(scored)
+    for (target, health), outlook in zip(well, outlooks, strict=True):
+        kept = health.weighed.get(shape)
+        if (
+            kept is None
+            or kept.outlook is not outlook
+            or kept.in_flight != health.in_flight
+            or kept.usual_in_flight != health.usual_in_flight
+            or kept.output_tokens != output_tokens
+            or (kept.input_tokens is not None and kept.input_tokens != query.input_tokens)
+            or kept.rules is not rules
+            or kept.target is not target
+            or kept.engine is not health.engine
+            or kept.stream is not query.stream
+            or is_hinted
+        ):
+            scored.append(
+                _weigh(query, shape, rules, target, health, outlook, output_tokens, keep=not is_hinted)
+            )
+        else:
+            scored.append(kept.candidate)
+    if rules.objective == "cost_per_completed_task":
+        scored = _with_typical_cost(scored)
     scored.sort(key=_rank)
     return scored
+
+
+def _weigh(
+    query: Query,
+    shape: str,
+    rules: ShapePolicy,
+    target: Target,
+    health: Health,
+    outlook: Outlook,
+    output_tokens: int,
+    *,
+    keep: bool,
+) -> Candidate:
+    """One target's prediction and score, kept for the next call where nothing of the caller's own went into it."""
+    prediction = predict(query, shape, target, health, outlook, output_tokens)
+    misses = _slo_misses(_tightened(rules.slo, query), outlook, prediction, query)
+    score = _score(rules.objective, prediction, query.stream)
+    candidate = Candidate(target.name, "candidate", score, prediction, misses)
+    if keep:
+        health.weighed[shape] = Weighed(
+            candidate,
+            target,
+            outlook,
+            rules,
+            health.engine,
+            health.in_flight,
+            health.usual_in_flight,
+            output_tokens,
+            query.input_tokens if outlook.cost_usd is None else None,
+            query.stream,
+        )
+    return candidate
 
 
 def _rank(candidate: Candidate) -> tuple[int, float]:
@@ -164,14 +200,20 @@ def _score(objective: Objective, prediction: Prediction, stream: bool) -> float 
     return None if base is None else base / prediction.success_share
 
 
-def _fill_in_typical_cost(scored: list[Candidate]) -> None:
+def _with_typical_cost(scored: list[Candidate]) -> list[Candidate]:
     """The median stands in for an unknown cost, so that it neither wins nor loses by being unknown."""
-    predictions = [candidate.prediction for candidate in scored if candidate.prediction is not None]
-    known = [prediction.cost_usd for prediction in predictions if prediction.cost_usd is not None]
+    known = [
+        candidate.prediction.cost_usd
+        for candidate in scored
+        if candidate.prediction is not None and candidate.prediction.cost_usd is not None
+    ]
     typical_usd = median(known) if known else 0.0
-    for candidate in scored:
-        if candidate.score is None and candidate.prediction is not None:
-            candidate.score = typical_usd / candidate.prediction.success_share
+    return [
+        replace(candidate, score=typical_usd / candidate.prediction.success_share)
+        if candidate.score is None and candidate.prediction is not None
+        else candidate
+        for candidate in scored
+    ]
 
 
 def _tightened(slo: Slo, query: Query) -> Slo:
@@ -214,17 +256,18 @@ def _slo_misses(slo: Slo, outlook: Outlook, prediction: Prediction, query: Query
 
 def _explore(scored: list[Candidate], share: float, draw: float) -> tuple[list[Candidate], bool]:
     """With a small probability the least known of the others goes first, so that estimates stay fresh."""
-    if len(scored) < 2:
+    if len(scored) < 2 or share <= 0.0 or draw >= max(share, COLD_SHARE):
         return scored, False
-    others = scored[1:]
-    least_known = min(
-        others, key=lambda candidate: candidate.prediction.weight if candidate.prediction else 0.0
-    )
-    cold = least_known.prediction is None or least_known.prediction.weight < ENOUGH_SAMPLES
-    if draw >= (max(share, COLD_SHARE) if cold and share > 0 else share):
+    least_known = min(scored[1:], key=_weight)
+    is_cold = _weight(least_known) < ENOUGH_SAMPLES
+    if draw >= (max(share, COLD_SHARE) if is_cold else share):
         return scored, False
     rest = [candidate for candidate in scored if candidate is not least_known]
     return [replace(least_known, role="explore"), *rest], True
+
+
+def _weight(candidate: Candidate) -> float:
+    return 0.0 if candidate.prediction is None else candidate.prediction.weight
 
 
 def _hedge_after_s(

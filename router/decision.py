@@ -5,7 +5,8 @@ Out of `decide`, into dispatch (the order to try) and the ledger (`as_json`). Se
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from router.policy import Objective, Timeouts
@@ -28,13 +29,23 @@ class Prediction:
 
 @dataclass(slots=True)
 class Candidate:
-    """A target in the order of trying. `score` is in the objective's unit, lower is better; None for fallbacks."""
+    """A target in the order of trying. `score` is in the objective's unit, lower is better; None for fallbacks.
+
+    Decisions share candidates: they are not to be changed.
+    """
 
     target: str
     role: str  # candidate | fallback | explore
     score: float | None
     prediction: Prediction | None
     slo_misses: tuple[str, ...] = ()
+    _written: Any = field(default=None, init=False, repr=False, compare=False)
+
+    def written(self, write: Callable[[Candidate], Any]) -> Any:
+        """What `write` makes of it, made once."""
+        if self._written is None:
+            self._written = write(self)
+        return self._written
 
 
 @dataclass(slots=True)
@@ -68,8 +79,12 @@ class Decision:
 
     def as_json(self) -> dict[str, Any]:
         """JSON-ready; floats to five significant digits, for people and for Postgres."""
-        rounded: dict[str, Any] = _rounded(asdict(self))
+        rounded: dict[str, Any] = _rounded(asdict(self, dict_factory=_public))
         return rounded
+
+
+def _public(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {name: value for name, value in items if not name.startswith("_")}
 
 
 def _rounded(value: Any) -> Any:

@@ -41,8 +41,6 @@ def _lacking(query: Query, target: Target) -> list[str]:
 
 def unwell(health: Health, now: float) -> str | None:
     """Why the target gets no traffic just now; a probe is let through one at a time."""
-    if health.is_untroubled:
-        return None
     if health.engine and health.engine.draining:
         return "draining"
     gone = health.unreachable_since_s

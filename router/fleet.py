@@ -11,9 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from router.breaker import Breaker
+from router.catalog import Target
+from router.decision import Candidate
 from router.learnt import Learnt
 from router.outcome import Outcome
 from router.outlook import Outlook, read_out
+from router.policy import ShapePolicy
 from router.retries import HedgeBudget, RetryBudget
 
 ALL_SHAPES = "*"  # the pooled estimate, prior of every shape
@@ -45,6 +48,22 @@ class EngineState:
         return 1.0 / (self.steps_per_s[nearest] * tokens)
 
 
+@dataclass(frozen=True, slots=True)
+class Weighed:
+    """A candidate, and all that it was weighed from: while that stays, it stands for the next call too."""
+
+    candidate: Candidate
+    target: Target
+    outlook: Outlook
+    rules: ShapePolicy
+    engine: EngineState | None
+    in_flight: int
+    usual_in_flight: float
+    output_tokens: int
+    input_tokens: int | None  # None: they did not count
+    stream: bool
+
+
 @dataclass(slots=True)
 class Health:
     """All that is known of one target."""
@@ -58,6 +77,7 @@ class Health:
     usual_in_flight: float = 0.0  # mean load met by finished calls, the newest counting most
     learnt: dict[str, Learnt] = field(default_factory=dict)
     outlooks: dict[str, Outlook] = field(default_factory=dict)
+    weighed: dict[str, Weighed] = field(default_factory=dict)  # by shape, the newest
     _num_finished: float = 0.0  # decayed
     _finished_s: float = 0.0
 
@@ -74,7 +94,7 @@ class Health:
     def outlook(self, shape: str, now: float) -> Outlook:
         """What is known for this shape; read anew once it is old, or once much has been learnt since."""
         kept = self.outlooks.get(shape)
-        if kept is None or not kept.is_fresh(now):
+        if kept is None or now >= kept.until_s or kept.learnt.num_samples > kept.until_samples:
             kept = self.outlooks[shape] = read_out(self.of(shape), self.of(ALL_SHAPES), now)
         return kept
 

@@ -43,9 +43,6 @@ class Outlook:
     timeout_rate: float | None  # None = too few calls to tell
     truncation_rate: float | None
 
-    def is_fresh(self, now: float) -> bool:
-        return now < self.until_s and self.learnt.num_samples <= self.until_samples
-
 
 def read_out(own: Learnt, pooled: Learnt, now: float) -> Outlook:
     """`own` is of the shape, `pooled` of all the target's shapes."""

@@ -7,6 +7,7 @@ template. `postgres` is the server: an object that makes databases.
 from __future__ import annotations
 
 import itertools
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -20,11 +21,19 @@ from sqlalchemy import make_url
 from gateway.ledger import embedded, migrate
 
 # Properties are about values: how long a busy machine takes for an example is no failure.
-hypothesis.settings.register_profile(
-    "untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
-)
-hypothesis.settings.load_profile("untimed")
+# Each run draws the same examples; `--hypothesis-profile untimed` draws others every time.
+_untimed = hypothesis.settings(deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.register_profile("untimed", _untimed)
+hypothesis.settings.register_profile("repeatable", _untimed, derandomize=True)
+hypothesis.settings.load_profile("repeatable")
+# A thread of torch that waits, here or in an engine that a test starts, leaves its core to the other tests.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 _TEMPLATE = "migrated"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest comes first: of two processes that share the files, neither waits long for the other."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
 
 class PostgresServer:

@@ -13,8 +13,8 @@ import re
 import socket
 import struct
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -127,3 +127,14 @@ async def raw_upstream(answer: Answer) -> AsyncIterator[RawUpstream]:
         server.close()
         for line in tuple(upstream.lines):
             line.close()
+
+
+@contextmanager
+def deaf_port() -> Iterator[int]:
+    """A port of 127.0.0.1 where connecting neither succeeds nor fails."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full, ExitStack() as crowd:
+        for _ in range(4):  # the kernel takes a few, then leaves the rest without an answer
+            one = crowd.enter_context(socket.socket())
+            one.setblocking(False)
+            one.connect_ex(full.getsockname())
+        yield full.getsockname()[1]

@@ -22,8 +22,8 @@ MAY_IMPORT = {
 }
 # Each may import those before it; `app` stands for the files directly in gateway/.
 GATEWAY_ORDER = (
-    *("config", "ledger", "callers", "upstreams", "wire", "dispatch", "surfaces", "control", "bench"),
-    *("app", "supervise", "cli"),
+    *("config", "ledger", "callers", "upstreams", "wire", "http", "dispatch"),
+    *("surfaces", "control", "bench", "app", "supervise", "cli"),
 )
 NOT_IN_ROUTER = {"asyncio", "logging", "os", "random", "socket", "threading", "time"}  # decisions are pure
 HEAVY = {"torch", "transformers", "streamlit"}  # the gateway installs and starts without them

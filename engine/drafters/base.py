@@ -11,7 +11,7 @@ B = sequences, n = slots of a proposal, N = rows, V = vocabulary of the drafter.
 from __future__ import annotations
 
 from collections.abc import Sequence as Ordered
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -75,10 +75,6 @@ class Proposal:
             vocabulary=self.vocabulary,
             confidence_logits=pick(self.confidence_logits),
         )
-
-    def limited(self, most: Tensor) -> Proposal:
-        """The same, with at most `most` [B] tokens to verify."""
-        return replace(self, lengths=torch.minimum(self.lengths, most))
 
 
 class Drafter(Protocol):

@@ -53,6 +53,7 @@ class BlockDrafter:
     markov: MarkovHead | None = None
     confidence: Projection | None = None  # D + r or D -> 1
     confidence_reads_markov: bool = True
+    confidence_temperatures: Tensor | None = None  # [n], see `engine.drafters.temperatures`; None: all 1
     vocabulary: Tensor | None = None  # [V] target ids; None: the target's own vocabulary
     samples_anchor: bool = True
     draft_topk: int | None = None  # k; None: all columns
@@ -164,7 +165,8 @@ class BlockDrafter:
         seen = hidden
         if previous is not None and self.confidence_reads_markov:
             seen = torch.cat([hidden, previous], dim=-1)
-        return self.confidence(seen.reshape(-1, seen.shape[-1])).view(seen.shape[:2]).float()
+        logits = self.confidence(seen.reshape(-1, seen.shape[-1])).view(seen.shape[:2]).float()
+        return logits if self.confidence_temperatures is None else logits / self.confidence_temperatures
 
     def _target_ids(self, columns: Tensor) -> Tensor:
         return columns if self.vocabulary is None else self.vocabulary[columns]

@@ -28,6 +28,7 @@ from engine.drafters.markov import (
     VanillaHead,
 )
 from engine.drafters.settings import DraftSettings, MarkovKind, read_settings
+from engine.drafters.temperatures import read_temperatures
 from engine.drafters.tensors import DraftTensors
 from engine.errors import StartError
 from engine.linear import Head, make_head
@@ -69,7 +70,7 @@ def load_drafter(folder: Path, target: TargetParts, *, draft_topk: int | None = 
     tensors = DraftTensors(folder, read_weights(folder), target.embedding)
     embedding, shares_embedding = _embedding(tensors, target)
     vocabulary = _vocabulary(tensors, settings, target)
-    head, shares_head = _head(tensors, settings, target)
+    head, shares_head = _head(tensors, settings, target, vocabulary)
     shared = _Shared(settings, tensors, embedding, vocabulary, head, _rotary(settings, target))
     drafter: Drafter
     if settings.kind == "dspark":
@@ -119,13 +120,16 @@ def _embedding(tensors: DraftTensors, target: TargetParts) -> tuple[Tensor, bool
     return stored, False
 
 
-def _head(tensors: DraftTensors, settings: DraftSettings, target: TargetParts) -> tuple[Head, bool]:
+def _head(
+    tensors: DraftTensors, settings: DraftSettings, target: TargetParts, vocabulary: Tensor | None
+) -> tuple[Head, bool]:
+    """The stored head; where there is none the target's, or of its rows those of the drafter's vocabulary."""
     vocab_size = settings.draft_vocab_size or settings.layers.vocab_size
     stored = tensors.maybe("lm_head.weight", vocab_size, settings.layers.hidden_size)
     if settings.draft_vocab_size is None and (stored is None or torch.equal(stored, target.head_weight)):
         return target.head, True
     if stored is None:
-        raise StartError(f"{tensors.folder} lacks the tensor lm_head.weight for its own vocabulary")
+        return make_head(target.head_weight[vocabulary]), True
     return make_head(stored), False
 
 
@@ -184,10 +188,11 @@ def _layer(shared: _Shared, at: str, attention_in: int) -> DraftLayer:
 def _block_drafter(shared: _Shared, draft_topk: int | None) -> BlockDrafter:
     settings, tensors = shared.settings, shared.tensors
     hidden, eps = settings.layers.hidden_size, settings.layers.norm_eps
-    confidence = None
+    confidence, temperatures = None, None
     if settings.has_confidence:
         size = hidden + (settings.markov_rank if settings.confidence_reads_markov else 0)
         confidence = tensors.projection("confidence_head.proj", size, 1)
+        temperatures = _temperatures(shared)
     return BlockDrafter(
         target_layer_ids=settings.target_layer_ids,
         block_size=settings.num_slots,
@@ -202,10 +207,18 @@ def _block_drafter(shared: _Shared, draft_topk: int | None) -> BlockDrafter:
         markov=_markov(shared, draft_topk) if settings.markov_rank else None,
         confidence=confidence,
         confidence_reads_markov=settings.confidence_reads_markov,
+        confidence_temperatures=temperatures,
         vocabulary=shared.vocabulary,
         samples_anchor=settings.samples_anchor,
         draft_topk=draft_topk,
     )
+
+
+def _temperatures(shared: _Shared) -> Tensor | None:
+    settings = shared.settings
+    num_slots = settings.num_slots - (not settings.samples_anchor)
+    found = read_temperatures(shared.tensors.folder, num_slots)
+    return None if found is None else torch.tensor(found, device=shared.embedding.device)
 
 
 def _markov(shared: _Shared, draft_topk: int | None) -> MarkovHead:

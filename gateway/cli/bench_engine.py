@@ -134,7 +134,7 @@ def _numbers(option: str, given: str) -> tuple[int, ...]:
 
 def _measured(plan: Plan, setup: Setup, notes: list[str]) -> tuple[list[Wave], bool]:
     """All waves, and whether the run was ended by a signal: then those there are."""
-    from gateway.bench.engine.servers import NotStarted
+    from gateway.bench.servers import NotStarted
 
     waves: list[Wave] = []
     try:

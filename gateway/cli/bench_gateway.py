@@ -116,9 +116,9 @@ def gateway(
 
 def _measured(setup: Setup, plan: Plan) -> tuple[_Found, bool]:
     """What was found, and whether the run was ended by a signal."""
-    from gateway.bench.engine.servers import NotStarted
     from gateway.bench.gateway.programs import NoProgram
     from gateway.bench.gateway.traffic import BenchFailed
+    from gateway.bench.servers import NotStarted
 
     found = _Found()
     try:

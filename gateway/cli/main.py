@@ -12,12 +12,12 @@ import sys
 
 import typer
 
-from gateway.cli import bench, db, doctor, init, keys, policy, processes, schema, tasks, up
+from gateway.cli import bench, db, doctor, drafter, init, keys, policy, processes, schema, tasks, up
 from gateway.cli.errors import message_of
 from gateway.cli.output import Refused, print_error
 
 TRACEBACK_VARIABLE = "SPARKGATE_TRACEBACK"
-_COMMANDS = (up, processes, init, keys, policy, tasks, db, schema, doctor, bench)
+_COMMANDS = (up, processes, init, keys, policy, tasks, db, schema, doctor, bench, drafter)
 
 
 def build_app() -> typer.Typer:

@@ -24,7 +24,7 @@ from gateway.callers.store import StoredKey, Terms
 from gateway.config.load import load_policy
 from gateway.config.mistakes import ConfigError
 from gateway.ledger import policies
-from gateway.surfaces.http import authenticate
+from gateway.surfaces.authenticate import authenticate
 from gateway.wire.errors import BadRequest, NotFound
 from router.catalog import Catalog
 from router.policy import Policy

@@ -1,63 +1,43 @@
 """The control plane: models, exchanges, tasks and outcomes, health, metrics and what admins do; a FastAPI app behind
 the data plane.
 
-In: `Plane`, what a worker holds. Out: JSON in OpenAI's shapes, errors included. Calls here may wait for the
-database; calls on the data plane never do.
+In: `Plane`, what a worker holds, and its stored responses. Out: JSON in OpenAI's shapes, errors included. Calls here
+may wait for the database; calls on the data plane never do. Loaded late: see `late`.
 """
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
+from math import ceil
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from fastapi import Depends, FastAPI, Header, Request
+from fastapi import APIRouter, Depends, FastAPI, Header, Request
 from fastapi import Path as PathParameter
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.exceptions import HTTPException
 
 from gateway.callers.keys import Key
 from gateway.callers.store import KeyRefused, UnknownKey
 from gateway.control.admin import admin_router
-from gateway.control.key_watch import KeyWatch
-from gateway.control.policy_watch import PolicyWatch
+from gateway.control.plane import Plane
 from gateway.ledger import lookups
 from gateway.ledger.records import outcome_record
-from gateway.ledger.spool import Spool
+from gateway.surfaces.authenticate import authenticate
 from gateway.surfaces.common import MAX_ID_CHARS
-from gateway.surfaces.http import authenticate
 from gateway.wire.errors import GatewayError, NotFound, error_value
 from router.catalog import Catalog
 from router.eligibility import unwell
-from router.fleet import Fleet
 from router.shapes import SHAPES
 
 READ = ("read", "call", "admin")
 WRITE = ("call", "admin")
-
-
-@dataclass(frozen=True, slots=True)
-class Plane:
-    """What the control plane shows and writes to."""
-
-    catalog: Catalog
-    fleet: Fleet
-    policy: PolicyWatch
-    keys: KeyWatch
-    spool: Spool
-    database: AsyncEngine
-    registry: Callable[[], CollectorRegistry]
-    version: str
-    started_at: float  # Unix seconds
 
 
 TaskId = Annotated[str, PathParameter(min_length=1, max_length=MAX_ID_CHARS)]
@@ -86,7 +66,7 @@ Writer = Annotated[Key, Depends(_writer)]
 AnthropicVersion = Annotated[str | None, Header()]  # its clients send `anthropic-version`
 
 
-def control_app(plane: Plane) -> FastAPI:
+def control_app(plane: Plane, stored_responses: APIRouter) -> FastAPI:
     """All routes that are not the data plane's."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.state.keys = plane.keys
@@ -94,13 +74,16 @@ def control_app(plane: Plane) -> FastAPI:
     _add_operations(app, plane)
     _add_ledger(app, plane)
     app.include_router(admin_router(plane.database, plane.catalog, lambda: _target_states(plane)))
+    app.include_router(stored_responses)
     return app
 
 
 def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(GatewayError)
     async def ours(_: Request, error: GatewayError) -> JSONResponse:
-        return JSONResponse(error.value(), error.status)
+        wait_s = error.retry_after_s
+        headers = {} if wait_s is None else {"Retry-After": str(max(1, ceil(wait_s)))}
+        return JSONResponse(error.value(), error.status, headers=headers)
 
     @app.exception_handler(KeyRefused)
     async def key_refused(_: Request, error: KeyRefused) -> JSONResponse:
@@ -138,10 +121,6 @@ def _add_operations(app: FastAPI, plane: Plane) -> None:
             "targets": _target_states(plane),
             "ledger": {"backlog_bytes": plane.spool.backlog_bytes, "lost_records": plane.spool.full_losses},
         }
-
-    @app.get("/ready")
-    async def ready() -> dict[str, str]:
-        return {"status": "ok"}  # served only after start-up: policy and keys are loaded by then
 
     @app.get("/metrics")
     async def metrics() -> Response:

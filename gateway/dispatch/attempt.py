@@ -40,7 +40,7 @@ class Deadlines:
 class Failure:
     """A try that came to nothing. `body` is the upstream's own error body, if it sent one.
 
-    `was_sent`: the target may have begun to work on it. `should_retry` is the upstream's own word (`x-should-retry`).
+    `should_retry` is the upstream's own word (`x-should-retry`).
     """
 
     result: Result
@@ -51,7 +51,6 @@ class Failure:
     retry_after_s: float | None = None
     should_retry: bool | None = None
     upstream_request_id: str | None = None
-    was_sent: bool = True
     usage: Usage | None = None  # what the target told before it failed
 
 
@@ -96,7 +95,7 @@ async def fetch(upstream: Upstream, call: UpstreamCall, deadlines: Deadlines) ->
     except TimeoutError:
         return Failure("timeout_total", "no complete answer within the policy's total_s")
     except Unreachable as error:
-        return Failure("connect_error", str(error), was_sent=error.was_sent)
+        return Failure("connect_error", str(error))
     except CutOff as error:
         return Failure("cut_off", str(error))
     finally:
@@ -134,7 +133,7 @@ async def open_stream(
         else:
             failure = Failure("timeout_total", "no first token within the policy's total_s")
     except Unreachable as error:
-        failure = Failure("connect_error", str(error), was_sent=error.was_sent)
+        failure = Failure("connect_error", str(error))
     except CutOff as error:
         failure = Failure("cut_off", str(error))
     except EventTooLarge as error:

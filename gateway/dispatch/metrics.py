@@ -81,6 +81,15 @@ class Metrics:
         self.refusals = PrometheusCounter(
             "sparkgate_refusals", "Calls turned away before routing", ("code",), registry=registry
         )
+        self.stored_responses = PrometheusCounter(
+            "sparkgate_stored_responses",
+            "Requests about responses that targets keep",
+            ("target", "operation", "status"),
+            registry=registry,
+        )
+        self.aborted_uploads = PrometheusCounter(
+            "sparkgate_uploads_aborted", "Clients that left before their call was whole", registry=registry
+        )
         self.timeouts = PrometheusCounter(
             "sparkgate_timeouts", "Deadlines missed", ("target", "deadline"), registry=registry
         )

@@ -100,7 +100,7 @@ class Search:
         failure = failed.answer
         assert isinstance(failure, Failure)
         assert failed.outcome is not None
-        if failure.was_sent and not self.call.is_repeatable:
+        if failed.attempt.is_sent and not self.call.is_repeatable:
             return False
         return failed.outcome.is_retryable or failure.should_retry is True
 

@@ -8,6 +8,7 @@ Decides nothing.
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any, Literal
 
 from gateway.callers.quotas import Grant
@@ -15,6 +16,7 @@ from gateway.dispatch.attempt import Failure
 from gateway.dispatch.booking import Book
 from gateway.ledger.records import Attempt, Exchange, Usage
 from gateway.wire.chat import Piece
+from gateway.wire.paths import MESSAGES
 from router.decision import Decision
 from router.fleet import Fleet
 from router.outcome import Outcome, Result
@@ -115,14 +117,23 @@ class Tally:
         attempt.error_message = message[:MAX_MESSAGE_CHARS] if message else None
         now = time.monotonic()
         attempt.total_s = now - attempt.begun
-        if attempt.usage is None and attempt.is_sent and result in _BROKEN_OFF:  # about a token an event
-            attempt.usage, attempt.is_estimated = Usage(self._input_tokens, attempt.seen_tokens), True
+        if attempt.is_sent and result in _BROKEN_OFF:
+            self._estimate(attempt)
         self.exchange.timed_out = _DEADLINES.get(result, self.exchange.timed_out)
         self._book.charge(attempt)
         self._open.remove(attempt)
         outcome = self._outcome(attempt, retry_after_s)
         self._fleet.observe(outcome, now)
         return outcome
+
+    def _estimate(self, attempt: Attempt) -> None:
+        """What was seen, about a token an event. A stream of Messages first tells of its input only."""
+        told = attempt.usage
+        if told is None:
+            attempt.usage, attempt.is_estimated = Usage(self._input_tokens, attempt.seen_tokens), True
+        elif self.exchange.finish_reason is None and told.output_tokens < attempt.seen_tokens:
+            attempt.usage = replace(told, output_tokens=attempt.seen_tokens)
+            attempt.is_estimated = True
 
     def _outcome(self, attempt: Attempt, retry_after_s: float | None) -> Outcome:
         is_stream = self.exchange.stream
@@ -184,7 +195,7 @@ class Tally:
             headers["X-Sparkgate-Cache"] = exchange.cache
         if exchange.overhead_s is not None:
             headers["X-Sparkgate-Overhead-Ms"] = f"{exchange.overhead_s * 1e3:.2f}"
-        if exchange.endpoint == "/v1/messages":
+        if exchange.endpoint == MESSAGES:
             headers["Request-Id"] = exchange.request_id  # where Anthropic's clients look for it
         headers.update(self._grant.headers())
         return headers

@@ -41,9 +41,10 @@ class Try:
     ) -> None:
         """Fills in `answer`."""
         headers, stream = self._headers(call, shape, tally), call.query.stream
-        request = UpstreamCall(self.form.path, self.form.body, stream, headers, call.is_repeatable)
+        request = UpstreamCall(
+            self.form.path, self.form.body, stream, headers, call.is_repeatable, self.attempt
+        )
         answer: Opened | Body | Failure | None = await self._enter(call.query.caller, deadlines)
-        self.attempt.is_sent = answer is None
         if answer is None and call.query.stream:
             answer = await open_stream(upstream, request, self.form.wire, deadlines)
         elif answer is None:
@@ -82,7 +83,7 @@ class Try:
                 await self.gate.enter(caller)
         except (Busy, TimeoutError) as error:
             why = str(error) or "no place became free within the policy's first_token_s"
-            return Failure("busy", why, was_sent=False)
+            return Failure("busy", why)
         self._is_inside = True
         return None
 

@@ -17,9 +17,8 @@ LONGEST_PAUSE_S = 4.0
 # The upstream's opinion of our account, not of the caller's key: its status would mislead the caller.
 OUR_ACCOUNT = frozenset({401, 402, 403, 404})
 TOO_LONG = frozenset({"context_length_exceeded", "model_context_window_exceeded"})
-# About the call, but not so that every target would refuse it: longer contexts and other filters exist, and another
-# may be the one that keeps the response.
-ELSEWHERE = TOO_LONG | {"content_filter", "content_policy_violation", "previous_response_not_found"}
+# About the call, but not so that every target would refuse it: longer contexts and other filters exist.
+ELSEWHERE = TOO_LONG | {"content_filter", "content_policy_violation"}
 BUSY_RETRY_S = 1.0
 
 

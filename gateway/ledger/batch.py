@@ -51,6 +51,9 @@ def problem(record: Row) -> str | None:
                 _check_text(row, "caller", "task_id")
             case {"kind": "price", "price": {"id": str()}}:
                 pass
+            case {"kind": "response_home", "response_home": dict(row)}:
+                _moment(row["created_at"])
+                _check_text(row, "id", "target", "caller")
             case _:
                 return f"unknown kind of record: {record.get('kind')!r}"
     except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError) as error:
@@ -78,12 +81,14 @@ def write(connection: Connection, records: Sequence[Row]) -> Written:
     attempts = [row for record in by_id.values() for row in record["attempts"]]
     outcomes = [record["outcome"] for record in records if record["kind"] == "outcome"]
     prices = [record["price"] for record in records if record["kind"] == "price"]
+    homes = [record["response_home"] for record in records if record["kind"] == "response_home"]
     ensure_partitions(connection, _days(exchanges, attempts))
     inserted = [by_id[key] for key in _insert(connection, tables.exchanges, exchanges)]
     inserted_attempts = _insert(connection, tables.attempts, attempts)
     _insert_tasks(connection, exchanges, outcomes)
     inserted_outcomes = _insert(connection, tables.outcomes, outcomes)
     _insert(connection, tables.prices, prices)
+    _insert(connection, tables.response_homes, homes)
     _insert_histograms(connection, (record["exchange"] for record in inserted))
     _add_usage(connection, inserted)
     return Written(len(inserted), len(inserted_attempts), len(inserted_outcomes))

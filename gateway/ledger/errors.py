@@ -15,5 +15,9 @@ class DatabaseUrlError(LedgerError):
     """`database_url` cannot be used as it is."""
 
 
+class DatabaseAway(LedgerError):
+    """The database could not be asked, or did not answer in the time that a call has."""
+
+
 class LedgerFull(LedgerError):
     """The spool could not take a record: its limit is reached or the disk refused the write."""

@@ -13,12 +13,13 @@ from sqlalchemy import Connection, delete, text
 
 from gateway.ledger.partitions import drop_before, ensure_partitions
 from gateway.ledger.records import uuid7
-from gateway.ledger.tables import engine_samples, latency_histograms
+from gateway.ledger.tables import engine_samples, latency_histograms, response_homes
 
 DAYS_AHEAD = 3  # partitions made before they are needed
 MINUTES_KEPT = timedelta(hours=48)
 HOURS_KEPT = timedelta(days=60)
 SAMPLES_KEPT = timedelta(days=14)
+HOMES_KEPT = timedelta(days=30)  # OpenAI forgets responses then
 _LOCK = 0x5BA2C6A82
 
 _COMPACT = """
@@ -54,6 +55,7 @@ def maintain(connection: Connection, now: datetime, retention_days: int) -> Main
     hours = _compact(connection, now - MINUTES_KEPT, "hour", 3600)
     days = _compact(connection, now - HOURS_KEPT, "day", 86_400)
     connection.execute(delete(engine_samples).where(engine_samples.c.sampled_at < now - SAMPLES_KEPT))
+    connection.execute(delete(response_homes).where(response_homes.c.created_at < now - HOMES_KEPT))
     oldest = now - timedelta(days=10 * retention_days)
     connection.execute(delete(latency_histograms).where(latency_histograms.c.minute < oldest))
     return Maintained(dropped, made, hours, days)

@@ -55,11 +55,6 @@ async def recent(connection: AsyncConnection, limit: int = 50) -> list[PolicyVer
     return [PolicyVersion(*row) for row in rows]
 
 
-async def text_of(connection: AsyncConnection, version: UUID) -> str | None:
-    found: str | None = await connection.scalar(select(policies.c.yaml).where(policies.c.id == version))
-    return found
-
-
 async def publish(connection: AsyncConnection, source: str, policy_hash: str, yaml: str) -> UUID:
     """Make this text the active version, as the dashboard and the API do."""
     await _take_turns(connection)

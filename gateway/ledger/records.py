@@ -10,12 +10,18 @@ import time
 import uuid
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from operator import attrgetter
 from random import Random
 from typing import Any, Literal
 
+import orjson
+
+from router.decision import Candidate, Decision
 from router.outcome import Result
 
 _noise = Random().getrandbits  # seeded by the system; ids must be unique, they are no secrets
+_DECISION = tuple(Decision.__dataclass_fields__)
+_decision_values = attrgetter(*_DECISION)
 _48, _62 = (1 << 48) - 1, (1 << 62) - 1
 
 
@@ -91,7 +97,7 @@ class Exchange:
     shape: str | None = None
     shape_source: str | None = None
     policy_hash: str | None = None
-    decision: Any = None  # the router's `Decision`
+    decision: Decision | dict[str, Any] | None = None  # the router's, or its JSON
     status: int = 499
     ttft_s: float | None = None
     total_s: float = 0.0
@@ -116,7 +122,7 @@ class Exchange:
 
     def record(self) -> dict[str, Any]:
         """The spool line: {"kind": "exchange", "exchange": {…columns}, "attempts": [{…columns}]}; ids are UUIDs and
-        the decision what the router made of it, for the encoder to write."""
+        the decision's candidates JSON already, for the encoder to write."""
         last = self.last
         usage = last.usage if last else None
         row = {
@@ -130,7 +136,9 @@ class Exchange:
             "shape": self.shape,
             "shape_source": self.shape_source,
             "policy_hash": self.policy_hash,
-            "decision": self.decision,
+            "decision": _decision_row(self.decision)
+            if isinstance(self.decision, Decision)
+            else self.decision,
             "target": last.target if last else None,
             "model": last.model if last else None,
             "status": self.status,
@@ -160,6 +168,17 @@ class Exchange:
                 return None
             total += attempt.cost_nusd
         return total
+
+
+def _decision_row(decision: Decision) -> dict[str, Any]:
+    """Most of a line is its candidates, which many calls share."""
+    row = dict(zip(_DECISION, _decision_values(decision), strict=True))
+    row["candidates"] = [candidate.written(_as_fragment) for candidate in decision.candidates]
+    return row
+
+
+def _as_fragment(candidate: Candidate) -> orjson.Fragment:
+    return orjson.Fragment(orjson.dumps(candidate))
 
 
 def _attempt_row(attempt: Attempt, exchange_id: uuid.UUID, ordinal: int) -> dict[str, Any]:

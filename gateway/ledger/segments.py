@@ -59,6 +59,13 @@ def ready(directory: Path) -> list[Path]:
     return sorted(directory.glob("*.ready"), key=lambda path: path.stem.rpartition("-")[2])
 
 
+def has_older(directory: Path, unix_s: float) -> bool:
+    """Whether a segment that was begun before then is still here."""
+    then = f"{int(unix_s * 1e9):020d}"
+    segments = (path for path in directory.iterdir() if path.suffix in (".open", ".ready"))
+    return any(path.stem.rpartition("-")[2] < then for path in segments)
+
+
 def adopt(directory: Path) -> list[Path]:
     """Make `.ready` the open segments of workers that died, seen by their lock being free."""
     adopted = []
@@ -113,6 +120,8 @@ def _storable(value: Any) -> Any:
         return [_storable(item) for item in value]
     if is_dataclass(value) and not isinstance(value, type):
         return {each.name: _storable(getattr(value, each.name)) for each in fields(value)}
+    if isinstance(value, orjson.Fragment):
+        return value
     if isinstance(value, int) and not -(2**63) <= value < 2**64:
         return None
     return value if isinstance(value, int | float | bool | None) else str(value)

@@ -217,6 +217,16 @@ quota_usage = Table(  # what callers used, over all attempts of their calls: sum
     Column("attempts_of_unknown_cost", BigInteger, nullable=False),
 )
 
+response_homes = Table(  # kept as long as OpenAI keeps responses (see `ledger.maintain`)
+    "response_homes",
+    metadata,
+    Column("id", Text, primary_key=True),  # of the response, as its target named it
+    Column("target", Text, nullable=False),  # which keeps it
+    Column("caller", Text, nullable=False),  # whose it is
+    Column("created_at", _TIME, nullable=False),
+    Index(None, "created_at"),
+)
+
 engine_samples = Table(
     "engine_samples",
     metadata,

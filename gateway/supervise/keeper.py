@@ -43,6 +43,7 @@ class Keeper:
         self._log = PartLog(log_folder, part.name)
         self._stopping, self._hurrying = asyncio.Event(), asyncio.Event()
         self._is_prepared = part.prepare is None
+        self._lacks_another = False  # it ended for want of what another has to start
         self._shown_lines: list[str] = []  # of the log: the same failure is shown once
         board.show(part.name, "waiting")
 
@@ -61,7 +62,8 @@ class Keeper:
             began = time.monotonic()
             reason = await self._live_once()
             failures = failures_in_a_row(failures, time.monotonic() - began)
-            self.gave_up = self.part.needed and not self.was_ready.is_set() and failures >= GIVE_UP_AFTER
+            is_hopeless = failures >= GIVE_UP_AFTER and not self._lacks_another
+            self.gave_up = self.part.needed and not self.was_ready.is_set() and is_hopeless
             self.was_tried.set()
             if self.gave_up and not self._stopping.is_set():
                 self._board.show(self.part.name, "stopped", reason)
@@ -132,6 +134,7 @@ class Keeper:
         if process.returncode is None:
             await self._end(process)
         code = await process.wait()
+        self._lacks_another = code == os.EX_TEMPFAIL
         await asyncio.to_thread(end_processes, session_members(process.pid), 1.0)
         self._record.remove(self.part.name)
         return f"exited with code {code}" if code >= 0 else f"was ended by {signal.Signals(-code).name}"
@@ -146,6 +149,8 @@ class Keeper:
             await process.wait()
 
     def _failed_to_start(self, reason: str) -> str:
+        if self._lacks_another:
+            return f"what it needs does not answer yet, see {self._log.path}"
         last_lines = self._log.last_lines(_TAIL_LINES) or ["(it wrote nothing)"]
         if not self._stopping.is_set() and last_lines != self._shown_lines:
             self._shown_lines = last_lines

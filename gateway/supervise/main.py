@@ -24,7 +24,6 @@ from gateway.supervise.lock import DataDirLock
 from gateway.supervise.options import Options, Plan, make_plan
 from gateway.supervise.orphans import end_orphans
 from gateway.supervise.ports import PortTaken, check_free, listen
-from gateway.supervise.postgres import NAME as POSTGRES
 from gateway.supervise.start import Start, bring_up, bring_up_gateway
 from gateway.supervise.status import Board
 from gateway.supervise.supervisor import Supervisor
@@ -94,7 +93,7 @@ async def _stop_in_order(supervisor: Supervisor, listening: socket.socket) -> No
     await stopping
     await supervisor.stop(["drain"])
     await supervisor.stop(["dashboard", "engine"])
-    await supervisor.stop([POSTGRES])
+    await supervisor.stop([parts.POSTGRES])
 
 
 def _stop_on_signals(stop: asyncio.Event, hurry: asyncio.Event) -> None:

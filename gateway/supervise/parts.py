@@ -14,6 +14,7 @@ from gateway.config.variables import DATABASE_URL_VARIABLE
 from gateway.supervise.options import Plan
 from gateway.supervise.part import Part
 
+POSTGRES = "postgres"  # no process of ours (see `postgres`)
 _MODULE = (sys.executable, "-P", "-m")
 _AFTER_GRACE_S = 5.0  # what a worker needs to close its books once its streams are over or cut off
 _LIBRARY_ENV = {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_TELEMETRY": "1"}
@@ -68,7 +69,7 @@ def engine_part(plan: Plan) -> Part:
     )
 
 
-def gateway_parts(plan: Plan, listening_fd: int, port: int, database_url: str) -> list[Part]:
+def gateway_parts(plan: Plan, listening_fd: int, port: int) -> list[Part]:
     """One part a worker; all accept from the one socket, so that a worker's death refuses no connection."""
     deployment = plan.deployment
     url = local_url(deployment.host, port)
@@ -77,7 +78,6 @@ def gateway_parts(plan: Plan, listening_fd: int, port: int, database_url: str) -
         Part(
             name=f"gateway-{index}" if deployment.workers > 1 else "gateway",
             argv=(*_MODULE, "gateway.worker", "--fd", str(listening_fd), "--index", str(index), *options),
-            env={DATABASE_URL_VARIABLE: database_url},
             ready_url=f"{url}/ready",
             stop_grace_s=deployment.shutdown_grace_s + _AFTER_GRACE_S,
             pass_fds=(listening_fd,),

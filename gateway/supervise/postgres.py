@@ -13,10 +13,10 @@ from pathlib import Path
 from gateway.ledger import embedded
 from gateway.ledger.errors import EmbeddedPostgresError
 from gateway.supervise.backoff import delay_s, failures_in_a_row
+from gateway.supervise.parts import POSTGRES
 from gateway.supervise.status import Board
 from gateway.supervise.waiting import first_of
 
-NAME = "postgres"
 _LOOK_S = 1.0
 
 
@@ -28,7 +28,7 @@ class PostgresKeeper:
         self.first_url: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._data_dir, self._board = data_dir, board
         self._stopping = asyncio.Event()
-        board.show(NAME, "waiting")
+        board.show(POSTGRES, "waiting")
 
     def stop(self) -> None:
         self._stopping.set()
@@ -45,17 +45,17 @@ class PostgresKeeper:
             if self._stopping.is_set() or self.gave_up:
                 break
             failures = failures_in_a_row(failures, time.monotonic() - began)
-            self._board.show(NAME, "restarting", f"{reason}; again in {delay_s(failures):g} s")
+            self._board.show(POSTGRES, "restarting", f"{reason}; again in {delay_s(failures):g} s")
             await first_of(self._stopping.wait(), timeout_s=delay_s(failures))
         if self._stopping.is_set():
-            self._board.show(NAME, "stopping")
+            self._board.show(POSTGRES, "stopping")
             await asyncio.to_thread(embedded.stop, self._data_dir)
-        self._board.show(NAME, "stopped")
+        self._board.show(POSTGRES, "stopped")
 
     async def _live_once(self) -> str:
         began = time.monotonic()
         adopted = await asyncio.to_thread(embedded.running_url, self._data_dir) is not None
-        self._board.show(NAME, "starting")
+        self._board.show(POSTGRES, "starting")
         try:
             url = await asyncio.to_thread(embedded.start, self._data_dir)
         except EmbeddedPostgresError as error:
@@ -64,7 +64,7 @@ class PostgresKeeper:
             self.gave_up = not self.first_url.done()
             return "did not start"
         how = "was running already" if adopted else f"{time.monotonic() - began:.1f} s"
-        self._board.show(NAME, "ready", how)
+        self._board.show(POSTGRES, "ready", how)
         if not self.first_url.done():
             self.first_url.set_result(url)
         while await asyncio.to_thread(embedded.running_url, self._data_dir) is not None:

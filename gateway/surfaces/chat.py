@@ -32,12 +32,10 @@ from gateway.surfaces.common import (
 )
 from gateway.wire import chat, chat_over_messages, messages, messages_as_chat
 from gateway.wire.errors import BadRequest
+from gateway.wire.paths import CHAT, COMPLETIONS, MESSAGES
 from router.catalog import Target
 from router.query import Query
 
-CHAT = "/v1/chat/completions"
-COMPLETIONS = "/v1/completions"
-MESSAGES = "/v1/messages"
 DEFAULT_MAX_TOKENS = 8192  # Messages requires a limit; chat does not
 _THINKS_BY_BUDGET = re.compile(r"claude-(?:3|(?:opus|sonnet|haiku)-4(?:-[0-5])?(?:-20\d{6})?$)")
 

@@ -20,10 +20,10 @@ from gateway.dispatch.walk import own_words
 from gateway.surfaces import messages
 from gateway.surfaces.common import Asked, encoded
 from gateway.upstreams.base import UpstreamCall
+from gateway.wire.paths import COUNT_TOKENS
 from router.catalog import Target
 from router.decide import UnknownModel, decide
 
-COUNT_TOKENS = "/v1/messages/count_tokens"
 ESTIMATE_HEADER = {"X-Sparkgate-Estimate": "true"}
 TOKENS_PER_IMAGE = 1_600  # the most that Anthropic counts for one
 WITHIN_S = 10.0

@@ -17,8 +17,6 @@ from gateway.surfaces.common import (
 from gateway.wire import chat
 from gateway.wire.errors import BadRequest
 
-EMBEDDINGS = "/v1/embeddings"
-
 
 def call_of(asked: Asked) -> Call:
     """Raises `BadRequest`. An embedding is the same whenever it is asked for, so every call may be cached."""

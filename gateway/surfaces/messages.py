@@ -33,12 +33,10 @@ from gateway.surfaces.common import (
 )
 from gateway.wire import chat, chat_as_messages, messages, messages_over_chat
 from gateway.wire.errors import BadRequest, GatewayError
+from gateway.wire.paths import CHAT, MESSAGES, RESPONSES
 from router.catalog import Target
 from router.query import Query
 
-CHAT = "/v1/chat/completions"
-MESSAGES = "/v1/messages"
-RESPONSES = "/v1/responses"  # who speaks it is up to date with OpenAI: its newest models refuse `max_tokens`
 ANTHROPIC_HEADERS = (*TRACE_HEADERS, "anthropic-version", "anthropic-beta")
 SERVER_TOOLS = ("web_search_", "web_fetch_", "code_execution_", "tool_search_", "advisor_")
 
@@ -108,9 +106,10 @@ class _Forms:
             headers = messages.VERSION_HEADER | passed_headers(asked.headers, ANTHROPIC_HEADERS)
             return Form(asked.native_path, _native_body(asked, target), messages, headers)
         is_engine = target.kind == "engine"
+        is_new = is_engine or RESPONSES in target.native  # OpenAI's newest models refuse `max_tokens`
         body, dropped = messages_over_chat.request(
             value_for(asked, target),
-            limit_name="max_completion_tokens" if is_engine or RESPONSES in target.native else "max_tokens",
+            limit_name="max_completion_tokens" if is_new else "max_tokens",
             extensions=("top_k",) if is_engine else (),
         )
         refuse_dropped(target.refuses_unsupported, dropped, target.name)

@@ -16,7 +16,7 @@ import orjson
 
 from gateway.dispatch.call import Call, ErrorForm, Form
 from gateway.ledger.records import Usage
-from gateway.surfaces.chat import CHAT, MESSAGES, FromMessages, over_messages
+from gateway.surfaces.chat import FromMessages, over_messages
 from gateway.surfaces.common import (
     BYTES_PER_TOKEN,
     TOKENS_PER_MESSAGE,
@@ -38,11 +38,11 @@ from gateway.surfaces.homes import ResponseHomes
 from gateway.wire import chat, messages, responses, responses_from_chat, responses_over_chat
 from gateway.wire.base import StreamTranslator, Translation
 from gateway.wire.chat import Piece
-from gateway.wire.errors import BadRequest
+from gateway.wire.errors import BadRequest, NotFound
+from gateway.wire.paths import CHAT, MESSAGES
 from router.catalog import Target
 from router.query import Query
 
-RESPONSES = "/v1/responses"
 OUTSIDE = ("previous_response_id", "conversation", "prompt", "background")  # more than the body counts
 OWN_TOOLS = ("function", "custom")  # all others are run by the provider
 
@@ -50,6 +50,22 @@ ERRORS = ErrorForm(
     body=lambda error: orjson.dumps(error.value()),
     event=lambda error: responses.error_event(error.message, error.code, error.param),
 )
+
+
+async def recall(asked: Asked) -> None:
+    """Finds out where the response is that this call goes on from, before `call_of` reads it.
+
+    Raises `NotFound` for one that is not the caller's, and what `ResponseHomes.find` raises.
+    """
+    previous = asked.body.get("previous_response_id")
+    if not (isinstance(previous, str) and previous and asked.homes.has_keepers):
+        return
+    if await asked.homes.find(previous, asked.caller) is None:
+        raise NotFound(
+            f"Previous response with id '{previous}' not found.",
+            code="previous_response_not_found",
+            param="previous_response_id",
+        )
 
 
 def call_of(asked: Asked) -> Call:
@@ -78,7 +94,7 @@ def _query(asked: Asked, items: list[dict[str, Any]]) -> Query:
     text_format = text.get("format") if isinstance(text, dict) else None
     return query_of(
         asked,
-        target=asked.homes.of(previous) if previous else None,
+        target=asked.homes.of(previous, asked.caller) if previous else None,
         input_tokens=size // BYTES_PER_TOKEN + TOKENS_PER_MESSAGE * max(1, len(items)),
         max_output_tokens=limit_of(body.get("max_output_tokens")),
         message_count=max(1, len(items)),
@@ -111,7 +127,7 @@ class _Forms:
         asked, headers = self.asked, passed_headers(self.asked.headers)
         if asked.path in target.native:
             body = body_for(asked, target, asks_usage=False)
-            return Form(asked.native_path, body, _Noting(asked.homes, target.name), headers)
+            return Form(asked.native_path, body, _Noting(asked.homes, target.name, asked.caller), headers)
         said, dropped = responses_over_chat.request(value_for(asked, target))
         translation = _FromChat(asked.body, f"resp_{uuid4().hex}", int(time.time()))
         if CHAT in target.native:
@@ -129,6 +145,7 @@ class _Noting:
 
     homes: ResponseHomes
     target: str
+    caller: str
 
     def plain_bytes(self, data: bytes) -> int:
         return responses.plain_bytes(data)
@@ -147,8 +164,9 @@ class _Noting:
         return responses.finish_reason_of(body)
 
     def _note(self, value: dict[str, Any]) -> None:
-        if value.get("object") == "response" and isinstance(value.get("id"), str):
-            self.homes.keep(value["id"], self.target)
+        is_stored = value.get("object") == "response" and value.get("store") is not False
+        if is_stored and isinstance(value.get("id"), str):
+            self.homes.keep(value["id"], self.target, self.caller)
 
 
 @dataclass(frozen=True, slots=True)

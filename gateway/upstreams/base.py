@@ -16,15 +16,17 @@ class UpstreamError(Exception):
 
 
 class Unreachable(UpstreamError):
-    """No connection, or it closed before a reply began. `was_sent`: the request may have reached the target."""
-
-    def __init__(self, message: str, was_sent: bool = False) -> None:
-        super().__init__(message)
-        self.was_sent = was_sent
+    """No connection, or it closed before a reply began."""
 
 
 class CutOff(UpstreamError):
     """The reply broke off after it had begun."""
+
+
+class Mark(Protocol):
+    """Where an upstream notes that a request goes out: from then on the target may have begun to work on it."""
+
+    is_sent: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,7 @@ class UpstreamCall:
     stream: bool
     headers: Mapping[str, str]
     is_repeatable: bool = True  # False: it must not reach the target twice, whatever happens on the way
+    mark: Mark | None = None  # of whoever wants to know whether it was sent
 
 
 class Reply(Protocol):

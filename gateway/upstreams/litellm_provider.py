@@ -68,6 +68,8 @@ class LitellmUpstream:
         body = {key: value for key, value in orjson.loads(call.body).items() if key != "model"}
         ask = getattr(litellm, _FUNCTIONS[call.path.partition("?")[0]])
         options = {"num_retries": 0, "max_retries": 0, "drop_params": self._drops_params}
+        if call.mark is not None:
+            call.mark.is_sent = True
         try:
             answer = await ask(**body, **self._arguments, **options)
         except litellm.exceptions.APIConnectionError as error:

@@ -7,11 +7,13 @@ In: an `UpstreamCall`. Out: a `Reply` whose bytes are the upstream's own.
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Literal
 from urllib.parse import quote, urlsplit
 
 from gateway.upstreams.base import CutOff, Reply, Unreachable, UpstreamCall
-from gateway.upstreams.http_client import Pool, header_lines
+from gateway.upstreams.http_pool import Pool, header_lines
 
+Method = Literal["GET", "DELETE", "POST"]
 _KEYS = {"authorization": "Bearer {}", "x-api-key": "{}"}  # OpenAI's way and Anthropic's
 
 
@@ -32,8 +34,15 @@ class HttpUpstream:
     async def send(self, call: UpstreamCall) -> Reply:
         head = self._head + header_lines(call.headers)
         return await self._pool.post(
-            self._prefix + call.path, head, call.body, retry_stale=call.is_repeatable
+            self._prefix + call.path, head, call.body, retry_stale=call.is_repeatable, mark=call.mark
         )
+
+    async def ask(self, method: Method, path: str) -> Reply:
+        """For something that the target keeps: nothing but a path. Raises `Unreachable`."""
+        path, head = self._prefix + path, self._authorization
+        if method == "POST":
+            return await self._pool.post(path, head, b"")
+        return await self._pool.get(path, head, method=method)
 
     async def get(self, path: str) -> tuple[int, bytes]:
         """A small control read (an engine's `/state`). Raises `Unreachable`."""
@@ -41,7 +50,7 @@ class HttpUpstream:
         try:
             return response.status, await response.read()
         except CutOff as error:
-            raise Unreachable(str(error), was_sent=True) from error
+            raise Unreachable(str(error)) from error
         finally:
             response.close()
 

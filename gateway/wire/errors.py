@@ -6,12 +6,15 @@ GatewayError
 ├── Forbidden           403  the key's scope does not allow it
 ├── ModelNotAllowed     403  the key may not ask for this model
 ├── NotFound            404  unknown path, model, exchange or task
+├── RequestTimeout      408  the request did not come in time
 ├── BodyTooLarge        413
+├── HeadersTooLarge     431
 ├── RateLimited         429  the key's calls a minute or at once are used up
 │   └── TokensLimited   429  its tokens a minute are
 ├── BudgetSpent         429  the key's budget of the day or month is
 ├── NoTarget            503  nothing can serve this call now
 ├── LedgerFull          503  the spool has no room for another record
+├── LedgerAway          503  what only the database knows cannot be known now
 ├── TargetBusy          429  as many calls as a target may serve are under way, and more wait
 ├── UpstreamRefused     …    an upstream's own refusal, with its status
 ├── UpstreamFailed      502  the targets tried failed (or the upstream's own status, passed on)
@@ -87,8 +90,16 @@ class NotFound(GatewayError):
     status, type, default_code = 404, "invalid_request_error", "not_found"
 
 
+class RequestTimeout(GatewayError):
+    status, type, default_code = 408, "invalid_request_error", "request_timeout"
+
+
 class BodyTooLarge(GatewayError):
     status, type, default_code = 413, "invalid_request_error", "body_too_large"
+
+
+class HeadersTooLarge(GatewayError):
+    status, type, default_code = 431, "invalid_request_error", "headers_too_large"
 
 
 class RateLimited(GatewayError):
@@ -109,6 +120,10 @@ class NoTarget(GatewayError):
 
 class LedgerFull(GatewayError):
     status, type, default_code = 503, "service_unavailable_error", "ledger_full"
+
+
+class LedgerAway(GatewayError):
+    status, type, default_code = 503, "service_unavailable_error", "database_unavailable"
 
 
 class UpstreamFailed(GatewayError):

@@ -30,6 +30,8 @@ from tests.engine.prompts import PROMPTS
 from tests.engine.test_loop import Recorder, watched
 from tests.engine.toy import make_engine, make_sequence, run_all
 
+pytestmark = pytest.mark.long
+
 CPU = torch.device("cpu")
 LIMITS = Limits(max_batch=16, prefill_chunk=96)
 SMALL_PASSES = Limits(max_batch=3, prefill_chunk=16)  # at most 32 rows: 16 read, and two rounds of 8

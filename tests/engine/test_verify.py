@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -144,7 +146,7 @@ def test_slots_beyond_the_length_are_not_tested_and_the_next_token_is_the_target
     low = torch.full((1, 3), 1e-6, dtype=torch.float64)
     verdict = verify(whole, target, ONE, low, torch.full((1, 4), 0.5, dtype=torch.float64))
     assert (int(verdict.accepted), int(verdict.next_ids)) == (1, 2)
-    none = whole.limited(torch.tensor([0]))
+    none = replace(whole, lengths=torch.tensor([0]))
     assert int(count_accepted(none, target, ONE, low)) == 0
     assert next_token_probs(none, target, ONE, ONE).tolist() == [[0.0, 1.0, 0.0]]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,13 +16,13 @@ import orjson
 import pytest
 import uvicorn
 
-from gateway.app import SURFACES, GatewayApp
+from gateway.app import GatewayApp
 from gateway.assemble import Files, assembled
 from gateway.callers.store import create_key
 from gateway.config.deployment import Deployment
+from gateway.control import key_watch, policy_watch
 from gateway.ledger.database import create_async_engine
 from gateway.ledger.segments import decode_line, lines_of
-from gateway.protocol import data_plane
 from tests.fakes import FakeUpstream, fake_upstream
 
 KEY = "sg-test-key-of-the-suite"
@@ -70,6 +70,15 @@ class Gateway:
         return only
 
 
+@pytest.fixture(scope="session", autouse=True)
+def quick_watches() -> Iterator[None]:
+    """Keys and policies are looked at so often that no test waits long for a change to be in force."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(key_watch, "INTERVAL_S", 0.2)
+        patch.setattr(policy_watch, "INTERVAL_S", 0.2)
+        yield
+
+
 async def eventually(is_so: Callable[[], bool], within_s: float = 5.0) -> None:
     """Waits for what another task is about to bring about; fails if it does not happen."""
     end = time.monotonic() + within_s
@@ -98,8 +107,7 @@ async def running_gateway(
         files = Files(Deployment.model_validate(given), {}, policy_file, data_dir, database_url)
         listening = socket.create_server(("127.0.0.1", 0))
         app = GatewayApp(lambda: assembled(files, 0))
-        http = data_plane(frozenset(SURFACES), app.serve)
-        config = uvicorn.Config(app, log_level="warning", lifespan="on", http=http)
+        config = uvicorn.Config(app, log_level="warning", lifespan="on", http=app.protocol())
         server = uvicorn.Server(config)
         serving = asyncio.create_task(server.serve([listening]))
         await eventually(lambda: server.started or serving.done(), within_s=20.0)

@@ -166,6 +166,24 @@ def test_a_needed_part_that_never_starts_is_given_up_and_its_log_is_shown_once(
     assert "broken did not start: exited with code 1" in shown.getvalue()
 
 
+def test_a_needed_part_that_waits_for_another_is_not_given_up(
+    run: Callable[[Scene], None], tmp_path: Path
+) -> None:
+    tries, file = tmp_path / "tries.txt", tmp_path / "waits.py"
+    file.write_text(
+        f"import os, sys, time\ntries = open({str(tries)!r}, 'a+')\ntries.write('x')\ntries.seek(0)\n"
+        f"if len(tries.read()) <= {GIVE_UP_AFTER}: sys.exit(os.EX_TEMPFAIL)\ntries.close()\ntime.sleep(600)"
+    )
+
+    async def scene(supervisor: Supervisor) -> None:
+        keeper = supervisor.keep(Part("waits", python(file), needed=True))
+        await asyncio.wait_for(keeper.was_ready.wait(), 30)
+        assert not keeper.gave_up
+
+    run(scene)
+    assert tries.read_text() == "x" * (GIVE_UP_AFTER + 1)
+
+
 def test_a_part_that_is_not_ready_in_time_is_ended_and_tried_again(
     run: Callable[[Scene], None], tmp_path: Path, free_port: int, shown: io.StringIO
 ) -> None:

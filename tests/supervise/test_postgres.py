@@ -14,7 +14,8 @@ import psycopg
 import pytest
 
 from gateway.ledger import embedded, postmaster
-from gateway.supervise.postgres import NAME, PostgresKeeper
+from gateway.supervise.parts import POSTGRES
+from gateway.supervise.postgres import PostgresKeeper
 from gateway.supervise.status import Board
 from gateway.supervise.supervisor import Supervisor
 from tests.supervise.conftest import until
@@ -33,7 +34,7 @@ def keep(data_dir: Path, board: Board, scene: Callable[[PostgresKeeper], Awaitab
         record = data_dir / "parts.json"
         async with Supervisor(board, record, data_dir / "logs", asyncio.Event()) as supervisor:
             keeper = PostgresKeeper(data_dir, board)
-            supervisor.add(NAME, keeper)
+            supervisor.add(POSTGRES, keeper)
             await scene(keeper)
 
     asyncio.run(with_keeper())

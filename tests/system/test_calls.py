@@ -6,29 +6,30 @@ Two targets: the bundled engine, and a second engine process as a plain OpenAI-c
 from __future__ import annotations
 
 import asyncio
-import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import anthropic
 import httpx
+import openai
 import psycopg
 import pytest
 from anthropic import Anthropic
 from openai import AsyncOpenAI, OpenAI
 from prometheus_client.parser import text_string_to_metric_families
+from pydantic import BaseModel
 from sqlalchemy import make_url
 
 from gateway.ledger import embedded
+from tests.node_clients import ask_node
 from tests.system.product import PATIENCE_S, ROOT, Product, free_ports
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.system, pytest.mark.long, pytest.mark.timeout(600)]
 
 CONFIG = """
 targets:
@@ -46,7 +47,6 @@ shapes:
 defaults: {explore: 0}
 """
 ASK: list[Any] = [{"role": "user", "content": "Write a short story about a lighthouse."}]
-NODE_PACKAGES = {"openai": "7.57.0", "@anthropic-ai/sdk": "1.12.0"}
 
 
 @pytest.fixture(scope="module")
@@ -98,8 +98,22 @@ def counts(usage: dict[str, Any]) -> tuple[int, int, int]:
     return usage["prompt_tokens"], usage["completion_tokens"], usage["total_tokens"]
 
 
+class Weather(BaseModel):
+    city: Literal["Paris", "Rome"]
+    degrees: Literal[21, 30]
+
+
 def client(product: Product) -> OpenAI:
     return OpenAI(base_url=f"{product.url}/v1", api_key=product.key, max_retries=0)
+
+
+def anthropic_client(product: Product) -> Anthropic:
+    return Anthropic(base_url=product.url, api_key=product.key, max_retries=0)
+
+
+def engine_is_idle(product: Product) -> bool:
+    state = httpx.get(f"http://127.0.0.1:{product.engine_port}/state", trust_env=False).json()
+    return (state["running"], state["waiting"]) == (0, 0)
 
 
 def rows(product: Product, statement: str, *values: Any) -> list[tuple[Any, ...]]:
@@ -135,18 +149,18 @@ def test_the_engine_says_the_same_in_every_api(product: Product, stream: bool) -
     asked: dict[str, Any] = {"model": "engine", "temperature": 0}
     chat = client(product).chat.completions.create(messages=ASK, max_tokens=12, **asked)
     expected = chat.choices[0].message.content, 12
-    anthropic = Anthropic(base_url=product.url, api_key=product.key, max_retries=0)
+    messages = anthropic_client(product).messages
     wanted: dict[str, Any] = {"model": "engine", "messages": ASK, "max_tokens": 12}
     wanted["extra_body"] = {"temperature": 0}  # which the client does not offer any more
     if stream:
         events = client(product).responses.create(input=ASK, max_output_tokens=12, stream=True, **asked)
         *_, last = events
         response: Any = last.response
-        with anthropic.messages.stream(**wanted) as texts:
+        with messages.stream(**wanted) as texts:
             message: Any = texts.get_final_message()
     else:
         response = client(product).responses.create(input=ASK, max_output_tokens=12, **asked)
-        message = anthropic.messages.create(**wanted)
+        message = messages.create(**wanted)
     assert (response.output_text, response.usage.output_tokens) == expected
     assert (response.status, response.incomplete_details.reason) == ("incomplete", "max_output_tokens")
     assert ("".join(block.text for block in message.content), message.usage.output_tokens) == expected
@@ -155,38 +169,110 @@ def test_the_engine_says_the_same_in_every_api(product: Product, stream: bool) -
     assert response.usage.input_tokens == read == counts(chat.to_dict()["usage"])[0]
 
 
-def test_the_node_clients_get_the_same(product: Product) -> None:
-    node, npm = shutil.which("node"), shutil.which("npm")
-    if node is None or npm is None:
-        pytest.skip("the official Node clients need node and npm, which are not installed")
-    folder = Path(os.environ.get("SPARKGATE_TEST_DIR", ROOT / ".sparkgate-test")) / "node"
-    folder.mkdir(parents=True, exist_ok=True)
-    if not all((folder / "node_modules" / name).is_dir() for name in NODE_PACKAGES):
-        packages = [f"{name}@{version}" for name, version in NODE_PACKAGES.items()]
-        install = [npm, "install", "--silent", "--no-audit", "--no-fund", "--prefix", str(folder), *packages]
-        subprocess.run(install, check=True, timeout=PATIENCE_S, capture_output=True)
-    script = shutil.copy(Path(__file__).with_name("client.mjs"), folder)
-    env = {**os.environ, "BASE_URL": product.url, "KEY": product.key}
-    done = subprocess.run(
-        [node, script], env=env, capture_output=True, text=True, timeout=PATIENCE_S, check=False
+@pytest.mark.parametrize("stream", [False, True])
+def test_tools_of_the_engine_there_and_back(product: Product, stream: bool) -> None:
+    """The call, then the answer to what the tool gave."""
+    chat: Any = client(product).chat.completions
+    tools: Any = [openai.pydantic_function_tool(Weather)]
+    asked: dict[str, Any] = {"model": "engine", "tools": tools, "temperature": 0}
+    force = {**asked, "tool_choice": "required", "parallel_tool_calls": False, "max_tokens": 60}
+    if stream:
+        with chat.stream(messages=ASK, **force) as events:
+            called = events.get_final_completion().choices[0]
+    else:
+        called = chat.parse(messages=ASK, **force).choices[0]
+    (call,) = called.message.tool_calls
+    assert called.finish_reason == "tool_calls"
+    assert isinstance(call.function.parsed_arguments, Weather)
+    result = {"role": "tool", "tool_call_id": call.id, "content": "sunny"}
+    history = [*ASK, called.message, result]
+    ended = chat.create(messages=history, tool_choice="none", max_tokens=8, stream=stream, **asked)
+    if stream:
+        assert "".join(chunk.choices[0].delta.content or "" for chunk in ended)
+    else:
+        assert ended.choices[0].message.content
+
+    messages: Any = anthropic_client(product).messages
+    tool = {"name": "Weather", "input_schema": Weather.model_json_schema()}
+    asked = {"model": "engine", "tools": [tool], "extra_body": {"temperature": 0}}
+
+    def ask_anthropic(**given: Any) -> Any:
+        if not stream:
+            return messages.create(**asked, **given)
+        with messages.stream(**asked, **given) as events:
+            return events.get_final_message()
+
+    choice = {"type": "any", "disable_parallel_tool_use": True}
+    called = ask_anthropic(messages=ASK, tool_choice=choice, max_tokens=60)
+    (use,) = called.content
+    assert (called.stop_reason, Weather(**use.input)) == ("tool_use", call.function.parsed_arguments)
+    outcome = {"type": "tool_result", "tool_use_id": use.id, "content": "sunny"}
+    history = [*ASK, {"role": "assistant", "content": called.content}, {"role": "user", "content": [outcome]}]
+    ended = ask_anthropic(messages=history, tool_choice={"type": "none"}, max_tokens=8)
+    assert ended.content[0].text
+
+
+def test_structured_outputs_of_the_engine(product: Product) -> None:
+    asked: dict[str, Any] = {"model": "engine", "temperature": 0}
+    chat, responses = client(product).chat.completions, client(product).responses
+    whole = chat.parse(messages=ASK, response_format=Weather, max_tokens=60, **asked)
+    with chat.stream(messages=ASK, response_format=Weather, max_tokens=60, **asked) as chunks:
+        streamed = chunks.get_final_completion()
+    response = responses.parse(input=ASK, text_format=Weather, max_output_tokens=60, **asked)
+    message = anthropic_client(product).messages.parse(
+        model="engine", messages=ASK, output_format=Weather, max_tokens=60, extra_body={"temperature": 0}
     )
-    assert done.returncode == 0, done.stderr
-    said = json.loads(done.stdout)
-    for call in said["chat"]:
-        assert call["whole"]
-        assert call["whole"] == call["text"]
-        assert call["usage"]["completion_tokens"] == 12
-        assert counts(call["usage"]) == counts(call["streamUsage"])
-    whole, streamed, end = said["responses"]
-    assert whole == streamed != ""
-    assert end == "response.incomplete"
-    assert said["messages"] == ["max_tokens", "max_tokens", 12]
-    assert said["counted"] > 0
-    assert said["models"][0] == said["models"][1] > 0
-    assert said["errors"] == [
-        {"status": 400, "kind": "BadRequestError"},
-        {"status": 400, "kind": "BadRequestError"},
-    ]
+    first = whole.choices[0].message.parsed
+    assert isinstance(first, Weather)
+    assert streamed.choices[0].message.parsed == response.output_parsed == message.parsed_output == first
+
+
+def test_what_the_engine_refuses_is_the_clients_own_error(product: Product) -> None:
+    with pytest.raises(openai.BadRequestError) as too_long:
+        client(product).chat.completions.create(model="engine", messages=ASK, max_tokens=9000)
+    assert too_long.value.code == "context_length_exceeded"
+    with pytest.raises(openai.BadRequestError):
+        client(product).responses.create(model="engine", input="hi", max_output_tokens=9000, stream=True)
+    with pytest.raises(anthropic.BadRequestError) as refused:
+        anthropic_client(product).messages.create(model="engine", messages=ASK, max_tokens=9000)
+    assert refused.value.type == "invalid_request_error"
+    with pytest.raises(openai.InternalServerError, match="does not serve /v1/embeddings"):
+        client(product).embeddings.create(model="engine", input="hi")
+
+
+def test_what_a_client_gives_up_ends_in_the_engine(product: Product) -> None:
+    """Whole answers would take minutes."""
+    endless: dict[str, Any] = {"model": "engine", "messages": ASK, "max_tokens": 7000}
+    hasty = client(product).with_options(timeout=0.5)
+    with pytest.raises(openai.APITimeoutError):
+        hasty.chat.completions.create(**endless, extra_body={"ignore_eos": True})
+    until(lambda: engine_is_idle(product))
+    with client(product).chat.completions.create(
+        **endless, stream=True, extra_body={"ignore_eos": True}
+    ) as chunks:
+        next(iter(chunks))
+    until(lambda: engine_is_idle(product))
+
+
+def test_the_node_clients_get_the_same(product: Product) -> None:
+    everything = ["chat", "responses", "messages", "tools"]
+    wanted = {"auto": ["chat"], "auto/code_generation": ["chat"], "engine": everything}
+    said = ask_node(product.url, product.key, wanted)
+    for model in said.values():
+        assert model["chat"]["whole"]
+        assert model["chat"]["whole"] == model["chat"]["text"]
+        assert model["chat"]["usage"]["completion_tokens"] == 12
+        assert counts(model["chat"]["usage"]) == counts(model["chat"]["streamUsage"])
+    engine = said["engine"]
+    assert engine["responses"]["whole"] == engine["responses"]["text"] != ""
+    assert engine["responses"]["end"] == "response.incomplete"
+    assert (engine["messages"]["end"], engine["messages"]["usage"]["output_tokens"]) == ("max_tokens", 12)
+    assert engine["messages"]["counted"]["input_tokens"] > 0
+    for calls in engine["tools"].values():
+        assert calls["calls"][0] == calls["calls"][1]
+        ((name, arguments),) = calls["calls"][0]
+        assert (name, arguments["city"] in ("Paris", "Rome")) == ("weather", True)
+        assert calls["answers"][0] == calls["answers"][1] != ""
 
 
 def test_a_call_is_a_row_with_everything_about_it(product: Product) -> None:

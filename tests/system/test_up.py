@@ -17,7 +17,7 @@ import pytest
 from gateway.supervise.ports import who_listens
 from tests.system.product import PATIENCE_S, SPARKGATE, Product
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.system, pytest.mark.long, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 """The benchmark as a picture: bars of decode tokens/s, one panel a kind of prompt, groups by streams.
 
-In: `Figures`. Out: the text of an SVG file, which needs no library and no font of its own. Pure.
+In: `Figures`. Out: the text of an SVG file. Pure.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from html import escape
 
 from gateway.bench.engine.report import Figures
+from gateway.bench.svg import document, text
 
 # After Okabe and Ito: apart in lightness as well as in hue.
 _COLOURS = ("#9aa5b1", "#0072b2", "#e69f00", "#cc79a7", "#56b4e9")
@@ -27,27 +28,21 @@ def svg(found: Sequence[Figures], title: str) -> str:
     colours = {name: _COLOURS[at % len(_COLOURS)] for at, name in enumerate(variants)}
     columns = min(_COLUMNS, max(1, len(kinds)))
     width, height = columns * _WIDTH, _HEAD + math.ceil(len(kinds) / columns) * _HEIGHT
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
-        f'viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="12" fill="#24292f">',
-        f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
-        _text(_LEFT, 22, title, size=15, weight="bold"),
-        *_legend(colours),
-    ]
+    parts = [text(_LEFT, 22, title, size=15, weight="bold"), *_legend(colours)]
     for at, kind in enumerate(kinds):
         row, column = divmod(at, columns)
         panel = [each for each in found if each.kind == kind]
         parts.append(f'<g transform="translate({column * _WIDTH} {_HEAD + row * _HEIGHT})">')
         parts += _panel(kind, panel, colours)
         parts.append("</g>")
-    return "\n".join([*parts, "</svg>\n"])
+    return document(width, height, parts)
 
 
 def _legend(colours: dict[str, str]) -> list[str]:
     parts, x = [], _LEFT
     for name, colour in colours.items():
         parts.append(f'<rect x="{x}" y="36" width="12" height="12" fill="{colour}"/>')
-        parts.append(_text(x + 17, 46, name))
+        parts.append(text(x + 17, 46, name))
         x += 40 + 7 * len(name)
     return parts
 
@@ -56,19 +51,19 @@ def _panel(kind: str, panel: Sequence[Figures], colours: dict[str, str]) -> list
     inner_width, inner_height = _WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _BOTTOM
     tick = _tick(max((each.decode_tokens_per_s or 0.0 for each in panel), default=0.0))
     base = _TOP + inner_height
-    parts = [_text(_LEFT, 18, f"{kind}: tokens per second, all streams", weight="bold")]
+    parts = [text(_LEFT, 18, f"{kind}: tokens per second, all streams", weight="bold")]
     for number in range(_TICKS + 1):
         y = base - inner_height * number / _TICKS
         parts.append(
             f'<line x1="{_LEFT}" y1="{y:.1f}" x2="{_WIDTH - _RIGHT}" y2="{y:.1f}" stroke="#d8dee4"/>'
         )
-        parts.append(_text(_LEFT - 6, y + 4, f"{tick * number:g}", anchor="end"))
+        parts.append(text(_LEFT - 6, y + 4, f"{tick * number:g}", anchor="end"))
     groups = list(dict.fromkeys(each.streams for each in panel))
     group_width = inner_width / max(1, len(groups))
     bar_width = min(40.0, 0.84 * group_width / len(colours))
     for at, streams in enumerate(groups):
         middle = _LEFT + group_width * (at + 0.5)
-        parts.append(_text(middle, base + 18, f"{streams} stream{'s' * (streams > 1)}", anchor="middle"))
+        parts.append(text(middle, base + 18, f"{streams} stream{'s' * (streams > 1)}", anchor="middle"))
         for place, (variant, colour) in enumerate(colours.items()):
             rate = next(
                 (
@@ -88,7 +83,7 @@ def _panel(kind: str, panel: Sequence[Figures], colours: dict[str, str]) -> list
             )
             size = min(10.0, bar_width / 2)
             parts.append(
-                _text(x + bar_width * 0.46, base - tall - 3, f"{rate:.0f}", size=size, anchor="middle")
+                text(x + bar_width * 0.46, base - tall - 3, f"{rate:.0f}", size=size, anchor="middle")
             )
     return parts
 
@@ -99,12 +94,3 @@ def _tick(largest: float) -> float:
         return 1.0
     power = 10.0 ** math.floor(math.log10(largest / _TICKS))
     return next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor * _TICKS >= largest)
-
-
-def _text(
-    x: float, y: float, text: str, *, size: float = 12, weight: str = "normal", anchor: str = "start"
-) -> str:
-    return (
-        f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size:g}" font-weight="{weight}" '
-        f'text-anchor="{anchor}">{escape(text)}</text>'
-    )

@@ -20,12 +20,13 @@ from typing import Any, Protocol
 import aiohttp
 import orjson
 
-from gateway.bench.engine import servers, stream, transformers_generate, xllamacpp_server
+from gateway.bench import servers
+from gateway.bench.engine import stream, transformers_generate, xllamacpp_server
 from gateway.bench.engine.prompts import Prompt, prompts
 from gateway.bench.engine.report import LLAMA, PLAIN, SPECULATIVE, TRANSFORMERS
-from gateway.bench.engine.servers import NotStarted
 from gateway.bench.engine.traces import Trace
 from gateway.bench.machine import cores
+from gateway.bench.servers import NotStarted
 
 BASELINES = (TRANSFORMERS, LLAMA)
 _MODULE = (sys.executable, "-P", "-m")

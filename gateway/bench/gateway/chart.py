@@ -1,6 +1,6 @@
 """The benchmark as a picture: one panel a figure, one bar a contestant, on logarithmic axes.
 
-In: `Figures`. Out: the text of an SVG file, which needs no library and no font of its own. Pure.
+In: `Figures`. Out: the text of an SVG file. Pure.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from html import escape
 
 from gateway.bench.gateway.readings import OURS, STREAMS, STREAMS_PACED, WHOLE, WHOLE_PACED
 from gateway.bench.gateway.report import Figures
+from gateway.bench.svg import document, text
 
 _PANELS = {
     "calls_per_s": f"whole answers per second, {WHOLE.concurrency} at a time",
@@ -31,18 +32,13 @@ def svg(found: Sequence[Figures], title: str) -> str:
     """Longer is better where it is a rate, worse where a cost. Bars without a figure above 0 are left out."""
     height = _TOP + _BOTTOM + len(found) * (_BAR + _GAP)
     width, whole = _COLUMNS * _WIDTH, _HEAD + math.ceil(len(_PANELS) / _COLUMNS) * height
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{whole}" '
-        f'viewBox="0 0 {width} {whole}" font-family="sans-serif" font-size="12" fill="#24292f">',
-        f'<rect width="{width}" height="{whole}" fill="#ffffff"/>',
-        _text(12, 24, title, size=15, weight="bold"),
-    ]
+    parts = [text(12, 24, title, size=15, weight="bold")]
     for at, (figure, words) in enumerate(_PANELS.items()):
         row, column = divmod(at, _COLUMNS)
         values = {each.contestant: getattr(each, figure) for each in found}
         parts.append(f'<g transform="translate({column * _WIDTH} {_HEAD + row * height})">')
-        parts += [_text(12, 18, words, weight="bold"), *_bars(values), "</g>"]
-    return "\n".join([*parts, "</svg>\n"])
+        parts += [text(12, 18, words, weight="bold"), *_bars(values), "</g>"]
+    return document(width, whole, parts)
 
 
 def _bars(values: dict[str, float | None]) -> list[str]:
@@ -55,10 +51,10 @@ def _bars(values: dict[str, float | None]) -> list[str]:
     for power in range(math.ceil(low), math.floor(low + span) + 1):
         x = _LEFT + room * (power - low) / span
         parts.append(f'<line x1="{x:.1f}" y1="{_TOP - 6}" x2="{x:.1f}" y2="{bottom}" stroke="#d8dee4"/>')
-        parts.append(_text(x, bottom + 12, f"{10.0**power:,g}", size=10, anchor="middle"))
+        parts.append(text(x, bottom + 12, f"{10.0**power:,g}", size=10, anchor="middle"))
     for at, (name, value) in enumerate(values.items()):
         y = _TOP + at * (_BAR + _GAP)
-        parts.append(_text(_LEFT - 6, y + 12, name, anchor="end"))
+        parts.append(text(_LEFT - 6, y + 12, name, anchor="end"))
         if value is None or value <= 0:
             continue
         long = room * (math.log10(value) - low) / span
@@ -67,14 +63,5 @@ def _bars(values: dict[str, float | None]) -> list[str]:
             f'<rect x="{_LEFT}" y="{y}" width="{long:.1f}" height="{_BAR}" fill="{colour}">'
             f"<title>{escape(name)}: {value:.4g}</title></rect>"
         )
-        parts.append(_text(_LEFT + long + 4, y + 12, f"{value:,.0f}" if value >= 100 else f"{value:.2g}"))
+        parts.append(text(_LEFT + long + 4, y + 12, f"{value:,.0f}" if value >= 100 else f"{value:.2g}"))
     return parts
-
-
-def _text(
-    x: float, y: float, text: str, *, size: float = 12, weight: str = "normal", anchor: str = "start"
-) -> str:
-    return (
-        f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size:g}" font-weight="{weight}" '
-        f'text-anchor="{anchor}">{escape(text)}</text>'
-    )

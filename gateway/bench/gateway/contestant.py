@@ -15,10 +15,10 @@ from pathlib import Path
 import aiohttp
 import psutil
 
-from gateway.bench.engine import servers
-from gateway.bench.engine.servers import NotStarted
+from gateway.bench import servers
 from gateway.bench.gateway.readings import CELLS, NAMES, Cell
 from gateway.bench.gateway.traffic import BODY, PATH, Mock
+from gateway.bench.servers import NotStarted
 
 KEY = "sk-bench-of-sparkgate"
 AUTHORIZATION = {"Authorization": f"Bearer {KEY}"}

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import aiohttp
 
-from gateway.bench.engine.servers import NotStarted
 from gateway.bench.gateway import ours, peers
 from gateway.bench.gateway.contestant import Bench, Contestant, NotInstalled, Setup
 from gateway.bench.gateway.programs import program
 from gateway.bench.gateway.readings import BARE, LITELLM, NGINX, OURS, PORTKEY, STRAIGHT
 from gateway.bench.gateway.traffic import PATH, mock
+from gateway.bench.servers import NotStarted
 
 _STARTS = {
     NGINX: peers.nginx,

@@ -9,9 +9,11 @@ are on the other core.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import sys
+import time
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from decimal import Decimal
@@ -20,7 +22,7 @@ from pathlib import Path
 import psutil
 import yaml
 
-from gateway.bench.engine import servers
+from gateway.bench import servers
 from gateway.bench.gateway import processes
 from gateway.bench.gateway.contestant import (
     AUTHORIZATION,
@@ -51,6 +53,7 @@ from gateway.ledger.database import create_async_engine
 
 _DECLARED = {"X-Task-Shape": "short_chat"}
 _TARGETS = 5
+_DRAIN_WITHIN_S = 30.0
 
 
 async def start(stack: AsyncExitStack, bench: Bench, setup: Setup) -> list[Contestant]:
@@ -98,7 +101,12 @@ async def _gateway(stack: AsyncExitStack, bench: Bench, database: Path, url: str
             SUPERVISOR: [supervisor],
         }
 
-    processes.move(parts()[DRAIN], bench.other_core)
+    deadline = time.monotonic() + _DRAIN_WITHIN_S
+    while not (drain := parts()[DRAIN]):  # it is started last
+        if time.monotonic() > deadline:
+            raise servers.NotStarted(f"the drain was not there after {_DRAIN_WITHIN_S:g} s")
+        await asyncio.sleep(0.05)
+    processes.move(drain, bench.other_core)
     return Contestant(OURS, chat_url(port), headers, parts=parts, start_s=start_s, spool=data_dir / "spool")
 
 

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 
-from gateway.bench.engine import servers
+from gateway.bench import servers
 from gateway.bench.gateway import bare as bare_app
 from gateway.bench.gateway import processes
 from gateway.bench.gateway.contestant import (

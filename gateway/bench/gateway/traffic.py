@@ -17,7 +17,7 @@ from typing import Any
 import aiohttp
 import orjson
 
-from gateway.bench.engine import servers
+from gateway.bench import servers
 from gateway.bench.gateway.programs import program
 from gateway.bench.gateway.readings import Cell, Load
 

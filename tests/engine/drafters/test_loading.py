@@ -214,3 +214,17 @@ def test_the_rotation_base_is_read_from_either_place(tmp_path: Path, place: str)
     assert isinstance(drafter, BlockDrafter)
     slowest = 500.0 ** -(6 / 8)  # of head size 8
     assert drafter.rotary.cosine[10, 0, 3] == pytest.approx(torch.tensor(10 * slowest).cos().item(), rel=1e-5)
+
+
+def test_a_reduced_vocabulary_without_a_head_takes_the_targets_rows(tmp_path: Path) -> None:
+    ids = torch.tensor([1, 4, 9, 39])
+    tensors = random_tensors(block_shapes("vanilla", draft_vocab=len(ids)), seed=3)
+    tensors |= {"d2t": ids - torch.arange(len(ids))}
+    del tensors["lm_head.weight"]
+    target = random_target()
+    folder = write_checkpoint(tmp_path / "headless", SPECULATORS | {"draft_vocab_size": len(ids)}, tensors)
+    loaded = load_drafter(folder, target)
+    assert isinstance(loaded.drafter, BlockDrafter)
+    assert loaded.shares_head
+    hidden = torch.randn(3, HIDDEN, generator=torch.Generator().manual_seed(4))
+    assert torch.equal(loaded.drafter.head(hidden), target.head(hidden)[:, ids])

@@ -6,6 +6,7 @@ one round of the drafter, batched; what the round left open is drawn from the ta
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -108,7 +109,7 @@ def rounds_of(drafter: Drafter, target: Target, honest: bool = True) -> tuple[Te
         temperature = target.sampling.temperature
         anchors = [Anchor(HISTORY, [2], temperature, seed, 1) for seed in seeds]
         proposal = drafter.propose(draft_batch(anchors, drafter.num_slots, CPU), cache)
-        proposal = proposal.limited(torch.full((BATCH,), 2))
+        proposal = replace(proposal, lengths=proposal.lengths.clamp(max=2))
         pair, stood = judge(proposal, target, seeds, honest)
         tokens.append(pair)
         accepted.append(stood)

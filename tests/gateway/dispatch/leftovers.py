@@ -11,7 +11,7 @@ import gc
 from gateway.dispatch.relay import Relay
 from gateway.dispatch.tally import Tally
 from gateway.dispatch.tries import Try
-from gateway.upstreams.http_client import Response
+from gateway.upstreams.http_response import Response
 from gateway.wire.sse import EventSplitter
 from tests.gateway.conftest import Gateway, eventually
 

@@ -9,6 +9,7 @@ import pytest
 
 from tests.fakes import GOOD_BODY, Answer, body, error
 from tests.gateway.conftest import HELLO, Gateway, Run
+from tests.raw_upstream import deaf_port
 
 Prepare = Callable[..., Run]
 TWO = "version: 1\ndefaults: {candidates: [a], fallback: [b], retries: {max: 1}}\n"
@@ -181,3 +182,22 @@ def test_a_call_with_effects_outside_is_sent_once(with_gateway: Prepare) -> None
 
     limits = {name: {"endpoints": ["/v1/responses"]} for name in "ab"}
     with_gateway(TWO, ("a", "b"), limits=limits)(test)
+
+
+def test_a_target_that_takes_no_connection_costs_nothing_and_another_may_be_asked(
+    with_gateway: Prepare,
+) -> None:
+    async def test(gateway: Gateway) -> None:
+        searching = {"model": "auto", "input": "news?", "tools": [{"type": "web_search"}], "stream": True}
+        _, headers, _ = await gateway.post(searching, "/v1/responses")
+        assert headers["x-sparkgate-attempts"] == "2"
+        first, _ = (await gateway.exchange())["attempts"]
+        assert (first["result"], float(first["cost_usd"])) == ("timeout_first_token", 0)
+        assert len(gateway.fakes["b"].calls) == 1
+
+    with deaf_port() as port:
+        policy = TWO[:-2] + ", timeouts: {first_token_s: 0.2}}\n"
+        prices = {"input_usd_per_mtok": 1000, "output_usd_per_mtok": 1000}
+        limits = {name: {"endpoints": ["/v1/responses"], "prices": prices} for name in "ab"}
+        limits["a"]["base_url"] = f"http://127.0.0.1:{port}"
+        with_gateway(policy, ("a", "b"), limits=limits)(test)

@@ -162,10 +162,14 @@ async def called(world: World, times: int = 1) -> None:
 
 async def served(world: World, calls: int) -> None:
     """Waits until the gateway has so many calls in hand."""
-    expected = f"\nsparkgate_in_flight {calls}.0\n".encode()
+    await measured(world, f"sparkgate_in_flight {calls}.0")
+
+
+async def measured(world: World, line: str) -> None:
+    """Waits until the gateway's metrics say this."""
     while True:
         _, metrics = await world.gateway.get("/metrics", Connection="close")
-        if expected in metrics:
+        if f"\n{line}\n".encode() in metrics:
             return
 
 
@@ -262,23 +266,25 @@ async def beside_an_equal_call(world: World) -> None:
 
 @dataclass(frozen=True)
 class Phase:
-    """`rows`: the results of each row's attempts, in the order written; `begun`: tokens that had been seen."""
+    """`rows`: the results of each row's attempts, in the order written; `charged`: how many attempts had been sent;
+    `begun`: tokens that had been seen."""
 
     scene: Scene
     rows: tuple[tuple[str, ...], ...] = (("client_gone",),)
+    charged: int = 1
     status: int = 499
     begun: int | None = 0  # None: more than the test counts
 
 
 PHASES = {
-    "while it uploads": Phase(while_it_uploads, rows=()),  # there is no call yet
+    "while it uploads": Phase(while_it_uploads, rows=(), charged=0),  # there is no call yet
     "in a gate": Phase(in_a_gate, rows=(("client_gone",), ("client_gone",))),
-    "while connecting": Phase(while_connecting),
+    "while connecting": Phase(while_connecting, charged=0),
     "before the head": Phase(while_awaiting()),
     "before the first token": Phase(while_awaiting(head(), framed(ROLE))),
     "in mid-stream": Phase(in_mid_stream, status=200, begun=2),
     "in mid-stream, without reading": Phase(without_reading, status=200, begun=None),
-    "in a race": Phase(in_a_race, rows=(("client_gone", "client_gone"),)),
+    "in a race": Phase(in_a_race, rows=(("client_gone", "client_gone"),), charged=2),
     "before a whole body": Phase(while_awaiting(body=HELLO)),
     "within a whole body": Phase(while_awaiting(whole(GOOD_BODY)[:-9], body=HELLO)),
     "beside an equal call": Phase(beside_an_equal_call, rows=((), ("client_gone",))),
@@ -300,6 +306,8 @@ def test_a_client_that_leaves(clean_database_url: str, tmp_path: Path, name: str
                 world.play = None
             await eventually(lambda: not world.connections())
             await _check_books(world, phase)
+            uploads = 0 if phase.rows else PER_PHASE
+            await measured(world, f"sparkgate_uploads_aborted_total {uploads}.0")
             await _check_places(world)
             await nothing_is_left(world.gateway, *before)
             _report(name, world.seen_s)
@@ -309,7 +317,7 @@ def test_a_client_that_leaves(clean_database_url: str, tmp_path: Path, name: str
 
 
 async def _check_books(world: World, phase: Phase) -> None:
-    """One row a call, and what the target had begun to do is charged by our own count."""
+    """One row a call, and what a target may have begun to do is charged by our own count, nothing else."""
     expected = len(phase.rows) * PER_PHASE
     await eventually(lambda: len(world.gateway.exchanges()) >= expected)
     records = world.gateway.exchanges()
@@ -318,13 +326,15 @@ async def _check_books(world: World, phase: Phase) -> None:
         row = record["exchange"]
         assert (row["status"], row["error_code"]) == (phase.status, "client_gone")
         assert tuple(attempt["result"] for attempt in record["attempts"]) == results
-        if phase.status == 200:
-            (attempt,) = record["attempts"]
-            assert attempt["is_estimated"]
-            assert attempt["input_tokens"] > 0
-            seen = attempt["output_tokens"]
-            assert seen > 0 if phase.begun is None else seen == phase.begun
-            assert float(attempt["cost_usd"]) == pytest.approx((attempt["input_tokens"] + seen) / 1000)
+    attempts = [attempt for record in records for attempt in record["attempts"]]
+    charged = [attempt for attempt in attempts if attempt["is_estimated"]]
+    assert len(charged) == phase.charged * PER_PHASE
+    for attempt in charged:
+        assert attempt["input_tokens"] > 0
+        seen = attempt["output_tokens"]
+        assert seen > 0 if phase.begun is None else seen == phase.begun
+        assert float(attempt["cost_usd"]) == pytest.approx((attempt["input_tokens"] + seen) / 1000)
+    assert all(float(attempt["cost_usd"]) == 0 for attempt in attempts if attempt not in charged)
 
 
 async def _check_places(world: World) -> None:

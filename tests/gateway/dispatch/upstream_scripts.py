@@ -1,47 +1,25 @@
 """Random streams of an upstream, well-formed and broken, and what each must come to, said by construction.
 
-`scripts()` draws a `Script`; `play` sends it over a `Line`; `told` says what a chat client is to get of it and what
-the books are to hold. Nothing here reads the streams: every event knows from its making what it means.
+`scripts(api)` draws a `Script`; `play` sends it over a `Line`; `told` says what a client of that API is to get of it
+and what the books are to hold, by what its events are made to mean.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 from dataclasses import dataclass, field, replace
 from itertools import pairwise, takewhile
-from typing import Any, Literal
+from typing import Literal
 
 from hypothesis import strategies as st
 
 from gateway.dispatch.attempt import MAX_HELD_BYTES, MAX_HELD_EVENTS
-from tests.gateway.wire.chat_streams import atoms
+from tests.gateway.dispatch.upstream_events import Api, Event, events
 from tests.raw_upstream import END, Line, framed, head, whole
 
-HUGE_CHARS = 300_000  # more than the gateway holds back, and than it reads at a time
 MAX_RESET_BYTES = 30_000
 FOREVER_S = 60.0
 Ending = Literal["end", "cut", "reset", "stall"]  # after the last byte; "end" is the proper one
-Kind = Literal["comment", "start", "token", "finish", "usage", "done", "error", "malformed"]
-
-
-@dataclass(frozen=True, repr=False)
-class Event:
-    """`unasked` is what a client gets that did not ask for usage; the same bytes, unless usage is all in them."""
-
-    kind: Kind
-    raw: bytes
-    unasked: bytes
-    delta: dict[str, Any] = field(default_factory=dict)
-    finish_reason: str | None = None
-    usage: tuple[int, int] | None = None
-
-    def __repr__(self) -> str:
-        """In short: Hypothesis shows hundreds of them at a time."""
-        return f"<{self.kind} {len(self.raw)} {self.raw[-40:]!r}>"
-
-    def _repr_pretty_(self, printer: Any, _: bool) -> None:
-        printer.text(repr(self))
 
 
 @dataclass(frozen=True)
@@ -87,7 +65,7 @@ class Told:
 
 
 def told(script: Script) -> Told:
-    """What must come of a script that is played to a client of chat completions."""
+    """What must come of a script."""
     if script.refusal is not None:
         status = script.refusal[0]
         return Told(("http_error", status in (401, 404, 429, 500, 503, 529)))
@@ -190,55 +168,6 @@ def _cut(raw: bytes, places: tuple[int, ...]) -> list[bytes]:
     return [raw[start:end] for start, end in pairwise(bounds) if end > start]
 
 
-@dataclass(frozen=True)
-class _Style:
-    """How an upstream writes its events."""
-
-    eol: bytes
-    comma: str
-    colon: str
-    is_ascii: bool
-    null_at: int | None  # where in each chunk `"usage": null` stands
-    lines_before: bytes = b""
-
-    def event(self, data: bytes, unasked: bytes | None = None) -> tuple[bytes, bytes]:
-        def framed_as(said: bytes) -> bytes:
-            return self.lines_before + b"data: " + said + 2 * self.eol
-
-        return framed_as(data), framed_as(data if unasked is None else unasked)
-
-    def chunk(self, kind: Kind, delta: dict[str, Any] | None, **given: Any) -> Event:
-        finish_reason, usage = given.get("finish_reason"), given.get("usage")
-        choices = [] if delta is None else [{"index": 0, "delta": delta, "finish_reason": finish_reason}]
-        value = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "fake"}
-        fields = [self._field(*item) for item in (value | {"choices": choices, "x_unknown": [1]}).items()]
-        unasked = self._object(fields)
-        if usage is not None:
-            counts = {"prompt_tokens": usage[0], "completion_tokens": usage[1], "total_tokens": sum(usage)}
-            raw, same = self.event(self._object([*fields, self._field("usage", counts)]))
-            return Event(kind, raw, same if choices else b"", delta or {}, finish_reason, usage)
-        if self.null_at is not None:
-            fields.insert(self.null_at, self._field("usage", None))
-        return Event(kind, *self.event(self._object(fields), unasked), delta or {}, finish_reason)
-
-    def _object(self, fields: list[str]) -> bytes:
-        return f"{{{self.comma.join(fields)}}}".encode()
-
-    def _field(self, name: str, value: Any) -> str:
-        said = json.dumps(value, ensure_ascii=self.is_ascii, separators=(self.comma, self.colon))
-        return f'"{name}"{self.colon}{said}'
-
-
-_STYLES = st.builds(
-    _Style,
-    eol=st.sampled_from([b"\n", b"\n", b"\r\n"]),
-    comma=st.sampled_from([",", ", "]),
-    colon=st.sampled_from([":", ": "]),
-    is_ascii=st.booleans(),
-    null_at=st.none() | st.integers(0, 6),
-    lines_before=st.sampled_from([b"", b"", b"", b"event: message\n", b"id: 7\n"]),
-)
-_USAGE = st.tuples(st.integers(0, 9999), st.integers(0, 9999))
 _REFUSALS = st.sampled_from(
     [(status, whole({"error": {"message": "no", "code": "c"}}, status)) for status in (202, 400, 422)]
     + [(status, whole({"error": {"message": "no", "code": "c"}}, status)) for status in (401, 404, 429)]
@@ -247,44 +176,8 @@ _REFUSALS = st.sampled_from(
 
 
 @st.composite
-def events(draw: st.DrawFn, style: _Style) -> list[Event]:
-    """An answer's events, mostly as they should be."""
-    deltas = draw(atoms())
-    if draw(st.integers(0, 30)) == 0:
-        deltas.insert(draw(st.integers(0, len(deltas))), {"content": "h" * HUGE_CHARS})
-    drawn = [style.chunk("token", delta, usage=draw(st.none() | _USAGE | st.none())) for delta in deltas]
-    start = style.chunk("start", {"role": "assistant", "content": ""})
-    drawn = [start] * draw(st.sampled_from([0, 1, 1, 1, 70])) + drawn
-    reason = draw(st.sampled_from([None, "stop", "stop", "length", "tool_calls"]))
-    if reason:
-        last = draw(st.none() | _USAGE)  # some servers tell usage with the end
-        drawn.append(style.chunk("finish", {}, finish_reason=reason, usage=last))
-    if draw(st.booleans()):
-        drawn.append(style.chunk("usage", None, usage=draw(_USAGE)))
-    if draw(st.integers(0, 3)):
-        drawn.append(Event("done", *style.event(b"[DONE]")))
-    faults = st.sampled_from(["comment", "comment", "error", "malformed", "done", "usage"])
-    for fault in draw(st.lists(faults, max_size=2)):
-        drawn.insert(draw(st.integers(0, len(drawn))), _fault(fault, style))
-    return drawn
-
-
-def _fault(kind: str, style: _Style) -> Event:
-    if kind == "comment":
-        raw = b": ping" + 2 * style.eol
-        return Event("comment", raw, raw)
-    if kind == "error":
-        return Event("error", *style.event(b'{"error": {"message": "overloaded", "code": "busy"}}'))
-    if kind == "malformed":
-        return Event("malformed", *style.event(b'{"choices": [{"delta": {"content": "x'))
-    if kind == "done":
-        return Event("done", *style.event(b"[DONE]"))
-    return style.chunk("usage", None, usage=(3, 4))
-
-
-@st.composite
-def scripts(draw: st.DrawFn) -> Script:
-    drawn = tuple(draw(events(draw(_STYLES))))
+def scripts(draw: st.DrawFn, api: Api) -> Script:
+    drawn = tuple(draw(events(api)))
     size = sum(len(event.raw) for event in drawn)
     way = draw(st.sampled_from(["whole"] * 30 + ["part"] * 8 + ["refusal"] * 4 + ["no head"] * 2 + ["stall"]))
     places = st.lists(st.integers(0, size + 400), max_size=6).map(tuple)
@@ -302,7 +195,7 @@ def scripts(draw: st.DrawFn) -> Script:
         events=drawn,
         stop=stop,
         ending=ending,
-        has_framing=draw(st.integers(0, 3)) > 0,
+        has_framing=draw(st.integers(0, 3)) < 3,
         frames=draw(places),
         writes=draw(places),
         gap_s=draw(st.sampled_from([0.0, 0.0, 0.001])),

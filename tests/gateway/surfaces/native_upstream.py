@@ -14,7 +14,7 @@ from typing import Any
 
 from aiohttp import web
 
-from tests.fakes import DONE, body, chunk, stream, usage_chunk
+from tests.fakes import DONE, Answer, body, chunk, error, stream, usage_chunk
 
 ANSWER = {"city": "Paris", "degrees": 21}
 ARGUMENTS = json.dumps({"city": "Paris"})
@@ -34,6 +34,25 @@ async def break_off(request: web.Request, asked: dict[str, Any]) -> web.StreamRe
     return await stream(*said[:-3], 0.05, cut=True)(request, asked)
 
 
+async def pause(request: web.Request, asked: dict[str, Any]) -> web.StreamResponse:
+    """The same stream, which does not go on before its last three events."""
+    said = _SAYING[request.path](asked)
+    assert isinstance(said, list)
+    return await stream(*said[:-3], 60.0)(request, asked)
+
+
+def refusing(status: int, type_: str, **headers: str) -> Answer:
+    """In the words of the API that is asked; `type_` is Anthropic's."""
+    native = {"type": "error", "error": {"type": type_, "message": "no luck"}}
+
+    async def answer(request: web.Request, asked: dict[str, Any]) -> web.StreamResponse:
+        is_native = request.path == "/v1/messages"
+        said = body(native, status, **headers) if is_native else error(status, **headers)  # type: ignore[arg-type]
+        return await said(request, asked)
+
+    return answer
+
+
 async def collect(pieces: AsyncIterator[Any], into: list[Any]) -> None:
     """What a client got of a stream, also when it breaks off."""
     async for piece in pieces:
@@ -48,9 +67,9 @@ def wants_tool(asked: dict[str, Any]) -> bool:
 
 
 def text_for(asked: dict[str, Any]) -> str:
-    form = (
-        asked.get("response_format") or (asked.get("text") or {}).get("format") or asked.get("output_config")
-    )
+    text = asked.get("text")
+    of_text = text.get("format") if isinstance(text, dict) else None
+    form = asked.get("response_format") or of_text or asked.get("output_config")
     is_json = isinstance(form, dict) and ("format" in form or form.get("type") == "json_schema")
     return json.dumps(ANSWER) if is_json else "Hello"
 

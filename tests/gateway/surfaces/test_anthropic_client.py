@@ -12,9 +12,9 @@ import pytest
 from aiohttp import web
 from anthropic import AsyncAnthropic
 
-from tests.fakes import Answer, body, error
+from tests.fakes import body, error
 from tests.gateway.conftest import KEY, Gateway, Run
-from tests.gateway.surfaces.native_upstream import ARGUMENTS, break_off, collect, speak
+from tests.gateway.surfaces.native_upstream import ARGUMENTS, break_off, collect, refusing, speak
 from tests.gateway.surfaces.rich_bodies import SCHEMA
 
 Prepare = Callable[..., Run]
@@ -111,17 +111,6 @@ def test_a_stream_that_breaks_off_ends_in_an_error(talk: Callable[..., None]) ->
         assert ("".join(got)[:3], broken.value.type) == ("Hel", "api_error")
 
     talk(test)
-
-
-def refusing(status: int, type_: str) -> Answer:
-    """In the words of the API that is asked."""
-
-    async def answer(request: web.Request, asked: dict[str, Any]) -> web.StreamResponse:
-        native = {"type": "error", "error": {"type": type_, "message": "no luck"}}
-        is_native = request.path == "/v1/messages"
-        return await (body(native, status) if is_native else error(status, message="no luck"))(request, asked)
-
-    return answer
 
 
 def test_the_client_tries_again_when_it_is_told_to_wait(with_gateway: Prepare) -> None:

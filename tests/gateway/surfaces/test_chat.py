@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from gateway.dispatch.call import Call
-from gateway.surfaces.chat import CHAT, call_of
+from gateway.surfaces.chat import call_of
 from gateway.surfaces.common import Asked
 from gateway.wire.errors import BadRequest
+from gateway.wire.paths import CHAT
 from router.catalog import Target
 from tests.gateway.conftest import HELLO, Gateway, Run
 

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from gateway.surfaces.common import Asked
-from gateway.surfaces.embeddings import EMBEDDINGS, call_of
+from gateway.surfaces.embeddings import call_of
 from gateway.wire.errors import BadRequest
+from gateway.wire.paths import EMBEDDINGS
 
 
 def asked(**given: Any) -> Asked:

@@ -9,8 +9,9 @@ import pytest
 
 from gateway.dispatch.call import Call
 from gateway.surfaces.common import Asked
-from gateway.surfaces.messages import MESSAGES, call_of
+from gateway.surfaces.messages import call_of
 from gateway.wire.errors import BadRequest
+from gateway.wire.paths import MESSAGES
 from router.catalog import Target
 from tests.gateway.surfaces.rich_bodies import MESSAGES as RICH
 

@@ -13,7 +13,7 @@ from openai import AsyncOpenAI
 from pydantic import BaseModel
 
 from tests.fakes import error, stream
-from tests.gateway.conftest import KEY, Gateway, Run
+from tests.gateway.conftest import KEY, Gateway, Run, eventually
 from tests.gateway.surfaces.native_upstream import ANSWER, ARGUMENTS, break_off, collect, speak
 from tests.gateway.surfaces.rich_bodies import SCHEMA
 from tests.openapi import DOCUMENT, errors_of, needs_document
@@ -243,5 +243,6 @@ def test_time_limits_of_either_side(with_gateway: Prepare) -> None:
             assert (late.value.status_code, late.value.code) == (504, "timeout_first_token")
             with pytest.raises(openai.APITimeoutError):
                 await client.with_options(timeout=0.2).chat.completions.create(model="auto", messages=ASK)
+        await eventually(lambda: fake.closed_early == 2)
 
     with_gateway(ONE_TRY + "shapes: {general: {timeouts: {first_token_s: 0.5}}}\n")(test)

@@ -11,10 +11,11 @@ import pytest
 from gateway.dispatch.call import Call
 from gateway.surfaces.common import Asked
 from gateway.surfaces.homes import ResponseHomes
-from gateway.surfaces.responses import RESPONSES, call_of
+from gateway.surfaces.responses import call_of
 from gateway.wire.errors import BadRequest
+from gateway.wire.paths import RESPONSES
 from router.catalog import Target
-from tests.fakes import Answer, body, error
+from tests.fakes import Answer, body
 from tests.gateway.conftest import Gateway, Run
 from tests.gateway.surfaces.native_upstream import response_value, speak
 from tests.gateway.surfaces.rich_bodies import RESPONSES as RICH
@@ -87,8 +88,10 @@ def test_where_a_response_came_from_is_read_off_bodies_and_streams() -> None:
         b"data: "
         + json.dumps({"type": "response.created", "response": response_value("resp_stream", [])}).encode()
     )
+    wire.usage_of(response_value("resp_unstored", [], store=False))
     wire.read_event(b'data: {"type": "response.output_text.delta", "id": "resp_none", "delta": "x"}')
-    assert [homes.of(each) for each in ("resp_whole", "resp_stream", "resp_none")] == ["a", "a", None]
+    names = ("resp_whole", "resp_stream", "resp_unstored", "resp_none")
+    assert [homes.of(each, "web") for each in names] == ["a", "a", None, None]
     assert call({"previous_response_id": "resp_whole"}, homes).query.target == "a"
 
 
@@ -108,29 +111,6 @@ def test_a_response_goes_on_where_it_began(with_gateway: Prepare) -> None:
 
     policy = "version: 1\nshapes: {general: {candidates: [a]}}\n"
     with_gateway(policy, ("a", "b"), limits={"a": NATIVE, "b": NATIVE})(test)
-
-
-def test_one_that_nobody_remembers_goes_to_the_only_keeper_of_responses(with_gateway: Prepare) -> None:
-    async def test(gateway: Gateway) -> None:
-        gateway.fakes["keeper"].script = [speak]
-        assert await target_of(gateway, previous_response_id="resp_old") == "keeper"
-
-    policy = "version: 1\nshapes: {general: {candidates: [chat]}}\n"
-    with_gateway(policy, ("chat", "keeper"), limits={"keeper": NATIVE})(test)
-
-
-def test_of_several_keepers_each_is_asked_until_one_knows_it(with_gateway: Prepare) -> None:
-    async def test(gateway: Gateway) -> None:
-        unknown = error(400, "previous_response_not_found", "Previous response 'resp_old' not found.")
-        gateway.fakes["a"].script, gateway.fakes["b"].script = [unknown], [naming("resp_2")]
-        assert await target_of(gateway, previous_response_id="resp_old") == "b"
-        gateway.fakes["a"].script, gateway.fakes["b"].script = [unknown], [unknown]
-        status, _, raw = await gateway.post({**HELLO, "previous_response_id": "resp_older"}, RESPONSES)
-        assert (status, json.loads(raw)["error"]["code"]) == (400, "previous_response_not_found")
-
-    policy = "version: 1\nshapes: {general: {candidates: [a], fallback: [chat, b]}}\ndefaults: {explore: 0}\n"
-    short = {**NATIVE, "context_tokens": 1000}
-    with_gateway(policy, ("a", "chat", "b"), limits={"a": short, "b": short})(test)
 
 
 def test_targets_that_keep_nothing_say_so(with_gateway: Prepare) -> None:

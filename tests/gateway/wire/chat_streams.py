@@ -21,6 +21,10 @@ JSON = st.recursive(
 )
 
 
+# Texts that look like what ends a stream or tells its usage.
+MARKS = ("[DONE]", '"error"', "message_stop", "response.completed", '"usage":{', "\n\ndata: {}\n\n")
+
+
 def exhaust(value: Any) -> None:
     """pydantic checks an `Iterable` while it is read."""
     if isinstance(value, dict):
@@ -48,6 +52,8 @@ def fragment(index: int | None, arguments: str = "", **head: str) -> dict[str, A
 def atoms(draw: st.DrawFn) -> list[dict[str, Any]]:
     """Deltas of text, reasoning and interleaved tool calls, in any order that a target could write them."""
     words = st.text(min_size=1, max_size=8)
+    if draw(st.integers(0, 3)) == 3:
+        words |= st.sampled_from(MARKS)
     sources: list[list[dict[str, Any]]] = [
         [{"content": word} for word in draw(st.lists(words, max_size=4))],
         [{"reasoning_content": word} for word in draw(st.lists(words, max_size=3))],

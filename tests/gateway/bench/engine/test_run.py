@@ -21,6 +21,8 @@ from gateway.ledger import tables
 from gateway.ledger.database import create_engine
 from tests.engine.toy import write_toy_model
 
+pytestmark = pytest.mark.long
+
 ROUNDS, STREAMS, TOKENS = 2, 2, 24
 VARIANTS = ["plain", "speculative", "transformers"]
 

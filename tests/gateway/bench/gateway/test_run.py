@@ -24,6 +24,8 @@ from gateway.bench.machine import cores
 from gateway.ledger import tables
 from gateway.ledger.database import create_engine
 
+pytestmark = pytest.mark.long
+
 NAMES = ["straight", "bare", "sparkgate", "sparkgate, shape inferred", "sparkgate, 2 workers"]
 
 

@@ -21,9 +21,16 @@ from hypothesis import strategies as st
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from gateway.protocol import Client, Handler, Limits, Request, data_plane
+from gateway.http.client import Client
+from gateway.http.protocol import data_plane
+from gateway.http.request import Limits, Request
+from gateway.http.turns import Handler
+from gateway.surfaces.common import OPENAI_ERRORS
+from gateway.surfaces.messages import ERRORS as ANTHROPIC_ERRORS
 
 PATH = "/v1/chat/completions"
+MESSAGES = "/v1/messages"
+PATHS = {PATH: OPENAI_ERRORS.body, MESSAGES: ANTHROPIC_ERRORS.body}
 DATE = (b"date", b"Sun, 22 Nov 2026 06:00:00 GMT")
 
 
@@ -35,6 +42,10 @@ class Served:
     state: ServerState
     requests: list[Request]
     left: int = 0  # handlers that were cancelled
+    aborted: int = 0  # uploads
+
+    def abort(self) -> None:
+        self.aborted += 1
 
     async def connect(self, receive_bytes: int | None = None) -> Wire:
         mine = socket.socket()
@@ -130,9 +141,12 @@ async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
 
 
 def protocol_class(
-    handler: Handler, limits: Limits | None = None, keep_alive_s: float = 75
+    handler: Handler,
+    limits: Limits | None = None,
+    keep_alive_s: float = 75,
+    on_aborted_upload: Callable[[], None] = lambda: None,
 ) -> tuple[type[HttpToolsProtocol], uvicorn.Config]:
-    kind = data_plane(frozenset({PATH}), handler, limits)
+    kind = data_plane(PATHS, handler, limits, on_aborted_upload)
     config = uvicorn.Config(app, http=kind, lifespan="off", interface="asgi3", log_level="error")
     config.timeout_keep_alive = keep_alive_s  # type: ignore[assignment]
     config.load()
@@ -152,7 +166,7 @@ async def serving(handler: Handler = echo, **given: Any) -> AsyncIterator[Served
             served.left += 1
             raise
 
-    kind, config = protocol_class(watched, **given)
+    kind, config = protocol_class(watched, on_aborted_upload=served.abort, **given)
     loop = asyncio.get_running_loop()
     server = await loop.create_server(
         lambda: kind(config=config, server_state=served.state, app_state={}), "127.0.0.1", 0
@@ -456,7 +470,7 @@ def test_a_handler_that_fails_before_anything_left_is_a_500_and_the_connection_g
             await wire.close()
 
     run(test)
-    assert len([record for record in caplog.records if record.name == "gateway.protocol"]) == 2
+    assert len([record for record in caplog.records if record.name == "gateway.http.client"]) == 2
 
 
 def test_a_handler_that_fails_in_mid_stream_cuts_the_connection() -> None:
@@ -555,12 +569,12 @@ async def leave_without_reading(served: Served, wire: Wire) -> None:
 
 
 PHASES = [
-    (leave_in_head, 0),
-    (leave_in_body, 0),
-    (leave_before_the_answer, 1),
-    (leave_in_mid_stream, 1),
-    (leave_with_requests_waiting, 1),
-    (leave_without_reading, 1),
+    (leave_in_head, 0, 0),
+    (leave_in_body, 0, 1),
+    (leave_before_the_answer, 1, 0),
+    (leave_in_mid_stream, 1, 0),
+    (leave_with_requests_waiting, 1, 1),
+    (leave_without_reading, 1, 0),
 ]
 
 
@@ -576,10 +590,10 @@ async def in_every_way(request: Request, client: Client) -> None:
         await client.write(b"x" * 1_000_000)
 
 
-@pytest.mark.parametrize(("phase", "cancelled"), PHASES)
+@pytest.mark.parametrize(("phase", "cancelled", "aborted"), PHASES)
 @pytest.mark.parametrize("way", ["closes", "aborts", "half-closes"])
 def test_a_client_that_leaves_ends_its_call_at_once_and_leaves_nothing_behind(
-    phase: Callable[[Served, Wire], Awaitable[None]], cancelled: int, way: str
+    phase: Callable[[Served, Wire], Awaitable[None]], cancelled: int, aborted: int, way: str
 ) -> None:
     rounds = 34  # × 3 ways
 
@@ -600,7 +614,7 @@ def test_a_client_that_leaves_ends_its_call_at_once_and_leaves_nothing_behind(
                     wire.writer.close()
                     wire.writer.transport.abort()
                 await served.quiet()
-            assert served.left == cancelled * rounds
+            assert (served.left, served.aborted) == (cancelled * rounds, aborted * rounds)
             await asyncio.sleep(0.01)
             assert len(os.listdir("/proc/self/fd")) <= files
 
@@ -657,7 +671,7 @@ def test_a_client_that_sends_too_much_gets_to_read_the_refusal(is_chunked: bool)
             assert (answer.status, answer.error["code"]) == (413, "body_too_large")
             assert await wire.reader.read() == b""
             await wire.close()
-            assert served.requests == []
+            assert (served.requests, served.aborted) == ([], 0)
 
     run(test)
 
@@ -692,6 +706,49 @@ def test_what_is_no_http_is_refused_in_openais_shape(raw: bytes) -> None:
             answer = await served.ask(raw)
             assert (answer.status, answer.error["code"]) == (400, "invalid_http")
             assert answer.headers["connection"] == "close"
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("raw", "status", "type_"),
+    [
+        (post(b"{}", "Bad\x00: 1", path=MESSAGES), 400, "invalid_request_error"),
+        (post(b"{}", path=MESSAGES + "?beta=true")[:60], 408, "timeout_error"),
+        (post(b"{}", path=MESSAGES)[:-1], 408, "timeout_error"),
+        (post(b"x" * 1_001, path=MESSAGES + "?beta=true"), 413, "request_too_large"),
+        (post(b"{}", "X-Long: " + "y" * 70_000, path=MESSAGES), 431, "invalid_request_error"),
+    ],
+)
+def test_a_refusal_has_the_shape_of_its_paths_api(raw: bytes, status: int, type_: str) -> None:
+    async def test() -> None:
+        async with serving(limits=Limits(body_bytes=1_000, head_s=0.1, body_idle_s=0.1)) as served:
+            answer = await served.ask(raw)
+            said = json.loads(answer.body)
+            assert (answer.status, set(said)) == (status, {"type", "error", "request_id"})
+            assert (said["type"], said["error"]["type"]) == ("error", type_)
+
+    run(test)
+
+
+def test_a_failure_of_the_handler_has_the_shape_of_its_paths_api() -> None:
+    async def test() -> None:
+        async with serving(raises) as served:
+            answer = await served.ask(post(path=MESSAGES))
+            assert (answer.status, json.loads(answer.body)["error"]["type"]) == (500, "api_error")
+
+    run(test)
+
+
+def test_garbage_after_an_answer_is_not_of_the_path_before_it() -> None:
+    async def test() -> None:
+        async with serving() as served:
+            wire = await served.connect()
+            await wire.send(post(path=MESSAGES))
+            await wire.answer()
+            await wire.send(b"\x16\x03\x01\x02")
+            assert (await wire.answer()).error["code"] == "invalid_http"
+            await wire.close()
 
     run(test)
 
@@ -809,7 +866,7 @@ def test_a_server_that_shuts_down_finishes_running_calls_and_takes_no_others() -
             await asyncio.sleep(0.3)
             await client.end(b"two")
 
-        kind = data_plane(frozenset({PATH}), slow)
+        kind = data_plane(PATHS, slow)
         config = uvicorn.Config(
             app, http=kind, loop="uvloop", lifespan="off", interface="asgi3", server_header=False
         )

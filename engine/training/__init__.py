@@ -1,0 +1,1 @@
+"""Training of drafters: answers of a target, features of them, losses, evaluation, calibration."""

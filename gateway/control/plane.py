@@ -1,0 +1,30 @@
+"""`Plane`: what a worker holds and its control plane shows. Values and their owners; no framework."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from gateway.control.key_watch import KeyWatch
+from gateway.control.policy_watch import PolicyWatch
+from gateway.ledger.spool import Spool
+from router.catalog import Catalog
+from router.fleet import Fleet
+
+
+@dataclass(frozen=True, slots=True)
+class Plane:
+    """What the control plane shows and writes to."""
+
+    catalog: Catalog
+    fleet: Fleet
+    policy: PolicyWatch
+    keys: KeyWatch
+    spool: Spool
+    database: AsyncEngine
+    registry: Callable[[], CollectorRegistry]
+    version: str
+    started_at: float  # Unix seconds
