@@ -16,17 +16,18 @@ GAMMA = 1.02
 SMALLEST_S = 1e-6  # shorter ones count as this, longer ones as LARGEST_S: keeps k within ±700
 LARGEST_S = 1e6
 _LN_GAMMA = math.log(GAMMA)
+_UPPER = {k: GAMMA**k for k in range(-701, 701)}  # of every bucket there can be
 _RESCALE_AT = 64.0  # half-lives since the landmark; 2^64 is far from overflow and the rescale stays rare
 _FORGET_BELOW = 2.0**-60  # of a sample's weight: what is left of one after 60 half-lives
 
 
 def bucket(seconds: float) -> int:
     """The k whose interval (γ^(k−1), γ^k] holds `seconds`."""
-    value = min(max(seconds, SMALLEST_S), LARGEST_S)
+    value = SMALLEST_S if seconds < SMALLEST_S else LARGEST_S if seconds > LARGEST_S else seconds
     k = math.ceil(math.log(value) / _LN_GAMMA)
-    if upper(k) < value:  # the logarithm's rounding, at an edge
+    if _UPPER[k] < value:  # the logarithm's rounding, at an edge
         return k + 1
-    return k - 1 if upper(k - 1) >= value else k
+    return k - 1 if _UPPER[k - 1] >= value else k
 
 
 def upper(k: int) -> float:

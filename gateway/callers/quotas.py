@@ -17,7 +17,7 @@ from typing import Literal
 from uuid import UUID
 
 from gateway.callers.keys import Key, KeyLimits
-from gateway.callers.spending import DAY_S, Spending, as_date, day_of, month_of
+from gateway.callers.spending import DAY_S, Spending, Spent, as_date, day_of, month_of
 
 Limit = Literal["models", "requests", "tokens", "parallel", "budget"]
 MINUTE_S = 60.0
@@ -161,6 +161,8 @@ class _Caller:
         self.limits = limits
         self.is_free = limits == KeyLimits()
         self.has_budget = (limits.daily_nusd, limits.monthly_nusd) != (None, None)
+        self._daily = inf if limits.daily_nusd is None else limits.daily_nusd
+        self._monthly = inf if limits.monthly_nusd is None else limits.monthly_nusd
         self._parallel = None if limits.parallel is None else max(1, limits.parallel // self._workers)
         patterns = "|".join(translate(pattern) for pattern in limits.allowed_models)
         self._allows = re.compile(patterns).match if patterns else None
@@ -180,7 +182,9 @@ class _Caller:
         if self._allows is not None and self._allows(model) is None:
             raise self._refusal("models", f"this key may not use the model '{model}'", None)
         if self.has_budget:
-            self._check_budgets(now)
+            spent, reserved = self.spending.of(self.name, now), self.reserved_nusd
+            if spent.today + reserved >= self._daily or spent.this_month + reserved >= self._monthly:
+                raise self._over_budget(spent, now)
         if self._parallel is not None and self.running >= self._parallel:
             message = f"this key has {self.running} calls running and may not have more"
             raise self._refusal("parallel", message, SOON_S)
@@ -203,21 +207,19 @@ class _Caller:
         if bucket.level < needed:
             raise self._empty("tokens", bucket, needed, f"{tokens} tokens")
 
-    def _check_budgets(self, now: float) -> None:
-        spent = self.spending.of(self.name, now)
+    def _over_budget(self, spent: Spent, now: float) -> Refused:
         day = day_of(now)
-        for name, budget, used, ends in (
-            ("day", self.limits.daily_nusd, spent.today, day + 1),
-            ("month", self.limits.monthly_nusd, spent.this_month, month_of(month_of(day) + 31)),
-        ):
-            if budget is None or used + self.reserved_nusd < budget:
-                continue
-            if used < budget:
-                message = f"calls in flight may use up this key's budget of the {name}"
-                raise self._refusal("budget", message, SOON_S)
-            message = f"this key has spent {used / _NUSD_PER_USD:g} of {budget / _NUSD_PER_USD:g} USD"
-            message += f" this {name}; the next {name} begins on {as_date(ends)} (UTC)"
-            raise self._refusal("budget", message, ends * DAY_S - now)
+        name, budget, used, ends = "day", self._daily, spent.today, day + 1
+        if used + self.reserved_nusd < budget:
+            name, budget, used = "month", self._monthly, spent.this_month
+            ends = month_of(month_of(day) + 31)
+        if used < budget:
+            return self._refusal(
+                "budget", f"calls in flight may use up this key's budget of the {name}", SOON_S
+            )
+        message = f"this key has spent {used / _NUSD_PER_USD:g} of {budget / _NUSD_PER_USD:g} USD"
+        message += f" this {name}; the next {name} begins on {as_date(ends)} (UTC)"
+        return self._refusal("budget", message, ends * DAY_S - now)
 
     def _empty(self, limit: Limit, bucket: _Bucket, needed: float, what: str) -> Refused:
         wait_s = bucket.wait_s(needed)

@@ -12,9 +12,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
-from typing import NamedTuple
 from uuid import UUID
 
 DAY_S = 86_400
@@ -36,7 +35,8 @@ def month_of(day: int) -> int:
     return as_date(day).replace(day=1).toordinal() - _1970
 
 
-class Spent(NamedTuple):
+@dataclass(slots=True)
+class Spent:
     """Nano-dollars."""
 
     today: int = 0
@@ -78,7 +78,7 @@ class Spending:
         day = day_of(now)
         if day != self._day:
             self._turn_to(day)
-        return self._spent.get(caller, _NOTHING)
+        return self._spent.get(caller) or Spent()
 
     def add(self, caller: str, nusd: int, day: int, exchange: UUID) -> None:
         """One call's cost. Called in the order in which exchanges are recorded."""
@@ -119,15 +119,16 @@ class Spending:
         self._sum_up()
 
     def _sum_up(self) -> None:
-        self._spent = dict(self._shown)
+        self._spent = {caller: replace(spent) for caller, spent in self._shown.items()}
         for batch in self._batches:
             for (caller, day), nusd in batch.nusd.items():
                 self._count(caller, nusd, day)
 
     def _count(self, caller: str, nusd: int, day: int) -> None:
-        before = self._spent.get(caller, _NOTHING)
-        today, this_month = nusd if day == self._day else 0, nusd if day >= self._month else 0
-        self._spent[caller] = Spent(before.today + today, before.this_month + this_month)
-
-
-_NOTHING = Spent()
+        spent = self._spent.get(caller)
+        if spent is None:
+            spent = self._spent[caller] = Spent()
+        if day == self._day:
+            spent.today += nusd
+        if day >= self._month:
+            spent.this_month += nusd

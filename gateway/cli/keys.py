@@ -211,7 +211,7 @@ def _moment(text: str) -> datetime:
 
 
 def _row(key: StoredKey, spent: Spent) -> list[Any]:
-    dollars = [f"{nusd / 1e9:.4f}" for nusd in spent]
+    dollars = [f"{nusd / 1e9:.4f}" for nusd in (spent.today, spent.this_month)]
     tags = ", ".join(key.terms["tags"]) or None
     shown = (key.name, f"{key.prefix}…", key.scope, _shown_terms(key.terms), tags)
     return [*shown, *dollars, key.created_at, key.revoked_at]

@@ -32,8 +32,8 @@ def uuid7(unix_s: float | None = None) -> uuid.UUID:
     return uuid.UUID(int=(ms & _48) << 80 | 0x7 << 76 | noise >> 62 << 64 | 0b10 << 62 | noise & _62)
 
 
-def utc_iso(unix_s: float) -> str:
-    return datetime.fromtimestamp(unix_s, UTC).isoformat()
+def utc(unix_s: float) -> datetime:
+    return datetime.fromtimestamp(unix_s, UTC)
 
 
 @dataclass(slots=True)
@@ -127,7 +127,7 @@ class Exchange:
         usage = last.usage if last else None
         row = {
             "id": self.id,
-            "started_at": utc_iso(self.started_at),
+            "started_at": utc(self.started_at),
             "caller": self.caller,
             "endpoint": self.endpoint,
             "model_asked": self.model_asked,
@@ -186,7 +186,7 @@ def _attempt_row(attempt: Attempt, exchange_id: uuid.UUID, ordinal: int) -> dict
         "id": attempt.id,
         "exchange_id": exchange_id,
         "ordinal": ordinal,
-        "started_at": utc_iso(attempt.started_at),
+        "started_at": utc(attempt.started_at),
         "target": attempt.target,
         "model": attempt.model,
         "result": attempt.result,
@@ -244,7 +244,7 @@ def outcome_record(
         "id": str(uuid7(now)),
         "caller": caller,
         "task_id": task_id,
-        "reported_at": utc_iso(now),
+        "reported_at": utc(now).isoformat(),
         "status": status,
         "score": score,
         "workflow": workflow,

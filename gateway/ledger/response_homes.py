@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from gateway.ledger import segments
 from gateway.ledger.errors import DatabaseAway, LedgerFull
-from gateway.ledger.records import utc_iso
+from gateway.ledger.records import utc
 from gateway.ledger.spool import Spool
 from gateway.ledger.tables import response_homes
 
@@ -43,7 +43,7 @@ class HomeLedger:
 
     def write(self, response_id: str, home: Home) -> None:
         row = {"id": response_id, "target": home.target, "caller": home.caller}
-        record = {"kind": "response_home", "response_home": row | {"created_at": utc_iso(time.time())}}
+        record = {"kind": "response_home", "response_home": row | {"created_at": utc(time.time())}}
         with contextlib.suppress(LedgerFull):  # counted by the spool; this worker knows it all the same
             self._spool.append(record)
 

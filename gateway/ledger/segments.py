@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import fields, is_dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -120,7 +121,7 @@ def _storable(value: Any) -> Any:
         return [_storable(item) for item in value]
     if is_dataclass(value) and not isinstance(value, type):
         return {each.name: _storable(getattr(value, each.name)) for each in fields(value)}
-    if isinstance(value, orjson.Fragment):
+    if isinstance(value, orjson.Fragment | datetime):
         return value
     if isinstance(value, int) and not -(2**63) <= value < 2**64:
         return None

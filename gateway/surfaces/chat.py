@@ -72,20 +72,26 @@ def _check(asked: Asked) -> None:
 
 def _query(asked: Asked) -> Query:
     body = asked.body
-    listed = body["messages"] if asked.path == CHAT else ()
-    if listed:
-        said = [message.get(key) for message in listed for key in ("content", "tool_calls")]
-        size = text_bytes(said) + json_bytes(body.get("tools") or body.get("functions"))
-    else:
-        size = text_bytes(body.get("prompt"))
+    listed: list[dict[str, Any]] = body["messages"] if asked.path == CHAT else []
+    has_tool_messages = has_images = False
+    size = 0
+    for message in listed:
+        content, calls = message.get("content"), message.get("tool_calls")
+        size += text_bytes(content)
+        if calls or message["role"] in ("tool", "function"):
+            size += text_bytes(calls)
+            has_tool_messages = True
+        has_images = has_images or has_image(content)
+    tools = body.get("tools") or body.get("functions")
+    size += json_bytes(tools) if listed else text_bytes(body.get("prompt"))
     return query_of(
         asked,
         input_tokens=size // BYTES_PER_TOKEN + TOKENS_PER_MESSAGE * len(listed),
         max_output_tokens=limit_of(body.get("max_completion_tokens"), body.get("max_tokens")),
         message_count=len(listed),
-        has_tools=bool(body.get("tools") or body.get("functions")),
-        has_tool_messages=any(m["role"] in ("tool", "function") or m.get("tool_calls") for m in listed),
-        has_images=any(has_image(message.get("content")) for message in listed),
+        has_tools=bool(tools),
+        has_tool_messages=has_tool_messages,
+        has_images=has_images,
         wants_json=_wants_json(body.get("response_format")),
     )
 

@@ -174,11 +174,16 @@ def number(value: Any) -> float | None:
 
 def limit_of(*values: Any) -> int | None:
     """The first of them that is a positive number of tokens."""
-    return next((value for value in values if isinstance(value, int) and value > 0), None)
+    for value in values:
+        if isinstance(value, int) and value > 0:
+            return value
+    return None
 
 
 def text_bytes(content: Any) -> int:
     """UTF-8 bytes of text; a token's id counts as its text, what is neither (images, audio) not at all."""
+    if isinstance(content, str):
+        return len(content) if content.isascii() else len(content.encode("utf-8", "replace"))
     size, waiting = 0, [content]
     while waiting:
         item = waiting.pop()
