@@ -93,7 +93,7 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--drafter",
             default="auto",
-            help="drafts tokens ahead: auto, lookup, none, local folder or Hugging Face id (default: auto)",
+            help="drafts tokens ahead: auto, bundled, lookup, none, folder or Hugging Face id (default: auto)",
         )
     run.add_argument("--host", default="127.0.0.1")
     run.add_argument("--port", type=_port, default=8090)
@@ -104,6 +104,12 @@ def parser() -> argparse.ArgumentParser:
         type=_share,
         default=0.0,
         help="0 to 1: with static drafting, a draft ends before the first token less sure than this",
+    )
+    run.add_argument(
+        "--draft-schedule",
+        choices=("prefix", "delayed"),
+        default="prefix",
+        help="how many drafts are verified: as the step's own confidences say, or as those two steps before said",
     )
     run.add_argument(
         "--draft-topk",

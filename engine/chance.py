@@ -3,8 +3,8 @@
 A number depends on the request's seed, the stream and the token's place in the answer only, never on
 the batch. So a seed gives the same answer again under any load; with a drafter that draws its tokens,
 wherever its proposals have the same lengths: other lengths use other numbers, for the same distribution.
-A place may be drafted in several rounds, with the same number; that is sound, because only the draft that
-is tested can shape the answer, and a place is tested once.
+A place may be drafted in several rounds, each with numbers of its own (`engine.drafters.batches`); it is
+tested in one of them.
 """
 
 from __future__ import annotations

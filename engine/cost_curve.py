@@ -1,11 +1,16 @@
-"""Measures what a pass of the target costs at several numbers of rows, before anything is served.
+"""What a pass of the target costs at several numbers of rows: measured before anything is served, and kept.
 
 In: a model and a cache whose content nobody needs yet. Out: seconds by rows, for `engine.step_costs`.
+Measuring takes about a second, many on a busy machine, so a curve is kept for the next start, by a name that
+says what it belongs to.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from engine.batch import build_batch, in_row_order
 from engine.kv_cache import KVCache, num_blocks_for
@@ -36,6 +41,23 @@ def measure_curve(
             seconds.append(clock() - begun_s)
         curve[rows] = min(seconds)
     return curve
+
+
+def kept_curve(file: Path, name: str) -> dict[int, float] | None:
+    """The curve that `keep_curve` wrote under this name; None where there is none that can be read."""
+    try:
+        curve = json.loads(file.read_text(encoding="utf-8"))[name]
+        return {int(rows): float(seconds) for rows, seconds in curve.items()} or None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+def keep_curve(file: Path, name: str, curve: Mapping[int, float]) -> None:
+    """Write it for a later start; the file holds one curve. Raises `OSError`."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = file.with_name(f"{file.name}.{os.getpid()}")
+    unfinished.write_text(json.dumps({name: dict(curve)}), encoding="utf-8")
+    unfinished.replace(file)
 
 
 def _run(model: Model, cache: KVCache, chunks: list[Chunk]) -> None:

@@ -1,8 +1,15 @@
 """How many drafted tokens of each sequence are worth verifying: the load-aware part of speculation.
 
-After the hardware-aware prefix scheduler of DSpark's paper (algorithm 1): the drafts most likely to stand
-are admitted one by one while they raise the expected tokens a second of the whole step. In: chances and
-what a step costs. Out: a length for each sequence. Pure.
+After the hardware-aware scheduling of DSpark's paper. In: chances and what a step costs. Out: a length for
+each sequence. Pure.
+
+Why drawn drafts stay lossless. The chance of slot k depends on the drafts before k and on none from k on.
+Survivals fall in k, ties go to the lower slot, so drafts admitted in falling order of survival are always
+admitted after those before them of their own sequence: each admission is decided by drafts admitted already,
+whosesoever they are, and a draft has no say in whether it is itself verified. It is the same as if each were
+drawn and tested when its turn comes, where every test is exact. What may not depend on this step's drafts is
+how many are admitted, unless that is found on the way, at the first that does not pay (algorithm 1,
+`best_lengths`), or was fixed before they were drawn (`likeliest`).
 """
 
 from __future__ import annotations
@@ -20,8 +27,8 @@ class Best:
     """The choice for one step."""
 
     lengths: list[int]  # one a sequence
-    gain: float  # expected tokens a second, over those without drafts
     step_s: float
+    plain_s: float  # the step without drafts
 
 
 def best_lengths(
@@ -36,13 +43,10 @@ def best_lengths(
     `survival[r][k]`: chance that draft k of sequence r and all before it stand, falling in k.
     `step_s[n]`: seconds of the step with n drafted rows, up to all of them. `num_certain`: tokens of
     sequences that have no say in this. Without `looks_ahead` admission ends at the first draft that does
-    not pay, so that no decision depends on the drafts after it: testing drawn proposals is exact only
-    then. Certain proposals may look at all of them, which also finds gains beyond a step in the costs.
+    not pay: only that is fit for drawn drafts of this very step. Looking at all of them also finds gains
+    beyond a step in the costs.
     """
-    order = sorted(
-        ((chance, -slot, row) for row, chances in enumerate(survival) for slot, chance in enumerate(chances)),
-        reverse=True,
-    )
+    order = _by_survival(survival)
     expected = float(len(survival) + num_certain)
     plain_rate = best_rate = expected / step_s[0]
     best_count = 0
@@ -54,11 +58,30 @@ def best_lengths(
         elif not looks_ahead:
             break
     if looks_ahead and best_rate < LEAST_GAIN * plain_rate:
-        best_rate, best_count = plain_rate, 0
+        best_count = 0
+    return Best(_lengths(survival, order[:best_count]), step_s[best_count], step_s[0])
+
+
+def likeliest(survival: Sequence[Sequence[float]], budget: int) -> list[int]:
+    """Lengths that verify the `budget` likeliest drafts; all of them where there are fewer."""
+    return _lengths(survival, _by_survival(survival)[:budget])
+
+
+_Candidate = tuple[float, int, int]  # survival, minus slot, row
+
+
+def _by_survival(survival: Sequence[Sequence[float]]) -> list[_Candidate]:
+    return sorted(
+        ((chance, -slot, row) for row, chances in enumerate(survival) for slot, chance in enumerate(chances)),
+        reverse=True,
+    )
+
+
+def _lengths(survival: Sequence[Sequence[float]], admitted: Iterable[_Candidate]) -> list[int]:
     lengths = [0] * len(survival)
-    for _, _, row in order[:best_count]:
+    for _, _, row in admitted:
         lengths[row] += 1
-    return Best(lengths, best_rate / plain_rate if plain_rate else 1.0, step_s[best_count])
+    return lengths
 
 
 def survivals(chances: Iterable[float]) -> list[float]:

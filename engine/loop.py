@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import queue
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from engine.batch import in_row_order
 from engine.blocks import BlockAllocator
@@ -302,13 +302,16 @@ class Engine:
         if self.observer:
             self.observer.ended(sequence, reason)
 
-    def warm_up(self, sequences: Iterable[Sequence]) -> None:
-        """Run sequences to their end before anything is served, so that the first rates are measured ones."""
+    def warm_up(self, sequences: Iterable[Sequence], curve: Mapping[int, float] | None = None) -> None:
+        """Run sequences to their end before anything is served, so that the first rates are measured ones.
+
+        `curve`: seconds of a pass by rows, where they are known from an earlier start.
+        """
         if self.speculation:
             width = 1 + self.speculation.drafter.num_slots
             most_rows = self.limits.max_batch * width
             self.speculation.costs = StepCosts(
-                measure_curve(self.model, self.cache, most_rows, width, self.clock)
+                curve or measure_curve(self.model, self.cache, most_rows, width, self.clock)
             )
         for sequence in sequences:
             self.rates = StepRates()  # the first pass pays for the libraries' own set-up

@@ -19,7 +19,7 @@ from engine.checkpoint import ModelConfig
 from engine.kv_cache import KVCache
 from engine.linear import Head, make_head
 from engine.model import LAST_HIDDEN, ForwardBatch, Forwarded, check_capture
-from engine.native.library import Step, load_library
+from engine.native.library import Parts, Step, load_library
 from engine.rope import rotary_table
 
 _HEAD_DIMS = frozenset({16, 32, 48, 64, 80, 96, 128, 256})  # those that attention.h has code for
@@ -46,25 +46,25 @@ class QuantizedLlama:
         )
         table = rotary_table(config, torch.float32, self.device)
         self._cosine, self._sine = (part.squeeze(1).contiguous() for part in table)  # [positions, d]
-        final_norm = _floats(weights["model.norm.weight"])
-        self._model = self._library.sparkgate_new(
-            config.hidden_size,
-            config.intermediate_size,
-            config.vocab_size,
-            config.num_heads,
-            config.num_kv_heads,
-            config.head_dim,
-            config.num_layers,
-            config.norm_eps,
-            *(
-                at.data_ptr()
-                for at in (self.embedding, self.head_weight, self._cosine, self._sine, final_norm)
-            ),
+        final_norm = floats(weights["model.norm.weight"])
+        parts = Parts(
+            hidden=config.hidden_size,
+            inner=config.intermediate_size,
+            num_heads=config.num_heads,
+            num_kv_heads=config.num_kv_heads,
+            head_dim=config.head_dim,
+            num_layers=config.num_layers,
+            epsilon=config.norm_eps,
+            embedding=self.embedding.data_ptr(),
+            cosine=self._cosine.data_ptr(),
+            sine=self._sine.data_ptr(),
+            final_norm=final_norm.data_ptr(),
         )
+        self._model = self._library.sparkgate_new(parts, config.vocab_size, self.head_weight.data_ptr())
         finalize(self, self._library.sparkgate_free, self._model)
         for index in range(config.num_layers):
             self._set_layer(index, weights)
-        self._set_weight(0, 4, _floats(self.head_weight))
+        set_weight(self._library, self._model, 0, 4, self.head_weight)
 
     @cached_property
     def head(self) -> Head:
@@ -82,23 +82,15 @@ class QuantizedLlama:
 
     def _set_layer(self, index: int, weights: dict[str, Tensor]) -> None:
         def load(name: str) -> Tensor:
-            return _floats(weights[f"model.layers.{index}.{name}.weight"])
+            return weights[f"model.layers.{index}.{name}.weight"]
 
-        self._set_weight(index, 0, torch.cat([load(f"self_attn.{part}_proj") for part in "qkv"]))
-        self._set_weight(index, 1, load("self_attn.o_proj"))
-        self._set_weight(index, 2, torch.cat([load("mlp.gate_proj"), load("mlp.up_proj")]))
-        self._set_weight(index, 3, load("mlp.down_proj"))
+        qkv = torch.cat([load(f"self_attn.{part}_proj") for part in "qkv"])
+        gate_up = torch.cat([load("mlp.gate_proj"), load("mlp.up_proj")])
         norms = ["input_layernorm", "post_attention_layernorm"]
         if self.config.has_head_norms:
             norms += ["self_attn.q_norm", "self_attn.k_norm"]
-        for which, name in enumerate(norms):
-            norm = load(name)
-            self._library.sparkgate_set_norm(self._model, index, which, norm.data_ptr(), len(norm))
-
-    def _set_weight(self, layer: int, which: int, weight: Tensor) -> None:
-        """weight [columns, depth] float32; the numbers of `which` are those of forward.cpp."""
-        columns, depth = weight.shape
-        self._library.sparkgate_set_weight(self._model, layer, which, weight.data_ptr(), columns, depth)
+        products = [qkv, load("self_attn.o_proj"), gate_up, load("mlp.down_proj")]
+        set_layer(self._library, self._model, index, products, [load(name) for name in norms])
 
     def forward(self, batch: ForwardBatch, cache: KVCache, capture: tuple[int, ...] = ()) -> Forwarded:
         """Compute all rows, store their keys and values; see `engine.model.Llama.forward`."""
@@ -136,6 +128,25 @@ def can_quantise(config: ModelConfig) -> bool:
     return is_even and config.head_dim in _HEAD_DIMS
 
 
+def set_layer(
+    library: ctypes.CDLL, decoder: int, index: int, weights: Sequence[Tensor], norms: Sequence[Tensor]
+) -> None:
+    """Give a decoder of the library its layer. `weights` [out, in]: queries' with keys' and values', attention's
+    out, gates with `up`, the MLP's out. `norms`: before attention, before the MLP, and of heads of queries and of
+    keys if there are some."""
+    for which, weight in enumerate(weights):
+        set_weight(library, decoder, index, which, weight)
+    for which, norm in enumerate(norms):
+        values = floats(norm)
+        library.sparkgate_set_norm(decoder, index, which, values.data_ptr(), len(values))
+
+
+def set_weight(library: ctypes.CDLL, decoder: int, layer: int, which: int, weight: Tensor) -> None:
+    """weight [columns, depth]; the numbers of `which` are those of decoder.h."""
+    values = floats(weight)
+    library.sparkgate_set_weight(decoder, layer, which, values.data_ptr(), *values.shape)
+
+
 def _sequences(batch: ForwardBatch) -> tuple[list[int], list[int], list[int]]:
     """Address of each sequence's block numbers, its first row and its number of rows."""
     tables: list[int] = []
@@ -154,5 +165,6 @@ def _wholes(values: Sequence[int]) -> ctypes.Array[ctypes.c_int64]:
     return (ctypes.c_int64 * len(values))(*values)
 
 
-def _floats(weight: Tensor) -> Tensor:
+def floats(weight: Tensor) -> Tensor:
+    """As the library takes weights."""
     return weight.to(torch.float32).contiguous()

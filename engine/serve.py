@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import platform
 import signal
 import socket
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +20,7 @@ import torch
 from starlette.applications import Starlette
 
 from engine.checkpoint import read_config
+from engine.cost_curve import keep_curve, kept_curve
 from engine.drafters.named import Named, load_named
 from engine.errors import StartError
 from engine.fetch import Progress, fetch_drafter, fetch_model
@@ -32,6 +35,7 @@ from engine.metrics import EngineMetrics
 from engine.model import Model
 from engine.scheduler import Limits
 from engine.sequence import Sampling, Sequence
+from engine.speculation import Schedule
 from engine.text import TextStream
 from engine.tokenizer import ModelTokenizer
 
@@ -62,6 +66,7 @@ class ServeOptions:
     drafter: str = "auto"
     draft_topk: int | None = None  # of learned drafters; None = all tokens
     draft_confidence: float = 0.0
+    draft_schedule: Schedule = "prefix"
 
 
 def serve(options: ServeOptions, progress: Progress) -> None:
@@ -83,7 +88,10 @@ def serve(options: ServeOptions, progress: Progress) -> None:
             options.drafter, model, options.data_dir, progress, draft_topk=options.draft_topk
         )
         engine = build_engine(options, model, drafter, bridge)
-        warm_up(engine)
+        costs_file = options.data_dir / "run" / "step_costs.json"
+        curve_name = name_of_curve(fingerprint(fetched.name, model), engine)
+        warm_up(engine, kept_curve(costs_file, curve_name))
+        keep_costs(engine, costs_file, curve_name)
         app = assemble(fetched.name, engine, bridge, tokenizer)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: engine.drain(DRAIN_GRACE_S))
@@ -91,6 +99,7 @@ def serve(options: ServeOptions, progress: Progress) -> None:
         log.info("serving %s", description(fetched.name, engine, listener, time.monotonic() - begun_s))
         engine.run()
         http.stop()
+        keep_costs(engine, costs_file, curve_name)
         log.info("stopped")
 
 
@@ -98,7 +107,7 @@ def build_engine(options: ServeOptions, model: Model, drafter: Named | None, bri
     on_cpu = model.device.type == "cpu"
     chunk = options.prefill_chunk or (256 if on_cpu else 2048)
     kv_tokens = options.kv_tokens or max(model.config.max_positions, 4 * 8192)
-    return Engine(
+    engine = Engine(
         model,
         limits=Limits(options.max_batch, chunk),
         kv_tokens=kv_tokens,
@@ -110,6 +119,9 @@ def build_engine(options: ServeOptions, model: Model, drafter: Named | None, bri
         draft_confidence=options.draft_confidence,
         deliver=bridge.deliver,
     )
+    if engine.speculation:
+        engine.speculation.schedule = options.draft_schedule
+    return engine
 
 
 def waiting_per_caller(options: ServeOptions) -> int:
@@ -141,7 +153,34 @@ def description(name: str, engine: Engine, listener: socket.socket, ready_s: flo
     )
 
 
-def warm_up(engine: Engine) -> None:
+def name_of_curve(model_print: str, engine: Engine) -> str:
+    """What the costs of a pass hang on: model and number format, the machine, and what was measured."""
+    speculation, device = engine.speculation, engine.model.device
+    width = 1 + speculation.drafter.num_slots if speculation else 1
+    machine = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
+    return f"{model_print}, {machine}, {torch.get_num_threads()} threads, {engine.limits.max_batch} x {width}"
+
+
+def processor() -> str:
+    """The machine's name of it; empty where it cannot be told."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+
+
+def keep_costs(engine: Engine, file: Path, name: str) -> None:
+    """Leave what is known of the costs of a pass to the next start."""
+    if engine.speculation is None:
+        return
+    try:
+        keep_curve(file, name, engine.speculation.costs.curve)
+    except OSError as error:
+        log.warning("the costs of a step are not kept: %s", error)
+
+
+def warm_up(engine: Engine, curve: Mapping[int, float] | None = None) -> None:
     """Two short sequences: the first pays for set-up, the second, which begins otherwise, is measured."""
     sequences = (
         Sequence(
@@ -153,7 +192,7 @@ def warm_up(engine: Engine) -> None:
         )
         for number in range(2)
     )
-    engine.warm_up(sequences)
+    engine.warm_up(sequences, curve)
 
 
 def choose_device(name: str) -> torch.device:

@@ -8,15 +8,17 @@ books and no HTTP; whether drafts stand is `engine.judge`'s business.
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Mapping
 from collections.abc import Sequence as Ordered
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from engine.draft_confidence import DraftConfidence
-from engine.draft_lengths import Best, best_lengths, likely, survivals
+from engine.draft_confidence import DraftConfidence, Kind, kind_of
+from engine.draft_lengths import Best, best_lengths, likeliest, likely, survivals
 from engine.drafters.base import DraftBatch, Drafter, Proposal, confident_lengths
 from engine.drafters.batches import Anchor, Span, context_rows, draft_batch
 from engine.drafters.context import DraftCache
@@ -34,6 +36,11 @@ _LONGEST_REST = 256  # steps
 _TRYING_SHARE = 0.0075  # of the time of steps without drafting
 _COST_WEIGHT = 0.2  # of the newest step
 _TRIAL_EVERY = 128  # steps
+_DELAY = 2  # drafted steps
+
+# How many drafts are verified under `auto`: as this step's own chances say, up to the first draft that does not
+# pay; or the likeliest, as many as paid best two steps ago.
+Schedule = Literal["prefix", "delayed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +83,13 @@ class Speculation:
         self.name, self.drafter, self.threshold = name, drafter, threshold
         self.cache = DraftCache(drafter.context, num_blocks, model.dtype, model.device)
         self.costs = StepCosts({1: 1.0})
+        self.schedule: Schedule = "prefix"
         self.is_broken = False
         self._device = model.device
         self._confidence = DraftConfidence(drafter.num_slots)
         self._waiting: list[tuple[Span, Tensor]] = []  # computed, and not yet taken in
-        self._rest = _Rest()
+        self._rests = _Rests()
+        self._budgets = deque([0] * _DELAY)
         self._num_choices = 0
 
     @property
@@ -94,20 +103,20 @@ class Speculation:
         """Proposals for the sequences that want some, with as many tokens as are worth verifying."""
         decoding = [sequence for sequence in running if sequence.num_pending == 1 and sequence.output_ids]
         wanting = [one for one in decoding if one.speculation != "off" and _room(one) > 0]
-        is_auto = all(sequence.speculation == "auto" for sequence in wanting)
-        if not wanting or (is_auto and self._rest.goes_on()):
+        kinds = {one: kind_of(one) for one in wanting if one.speculation == "auto"}
+        awake = self._rests.awake(set(kinds.values()))
+        wanting = [one for one in wanting if one not in kinds or kinds[one] in awake]
+        if not wanting:
             return Drafts()
         self.catch_up()
         if self.is_broken:
             return Drafts()
         try:
             proposal = self.drafter.propose(self._batch(wanting), self.cache)
-            drafts, best = self._choose(wanting, proposal, decoding)
+            return self._choose(wanting, proposal, decoding)
         except Exception:
             self._give_up("propose")
             return Drafts()
-        self._rest.note(len(decoding), best)
-        return drafts
 
     def _batch(self, sequences: Ordered[Sequence]) -> DraftBatch:
         anchors = [
@@ -125,7 +134,7 @@ class Speculation:
 
     def _choose(
         self, sequences: Ordered[Sequence], proposal: Proposal, decoding: Ordered[Sequence]
-    ) -> tuple[Drafts, Best]:
+    ) -> Drafts:
         """How many drafts of each sequence to verify."""
         token_ids, drafted = proposal.token_ids.tolist(), proposal.lengths.tolist()
         logits = None if proposal.confidence_logits is None else proposal.confidence_logits.tolist()
@@ -146,13 +155,19 @@ class Speculation:
         survival = [likely(survivals(chances[row])) for row in free]
         most = sum(len(one) for one in survival)
         base = len(decoding) + sum(wanted)
+        is_certain, is_delayed = proposal.draft_probs is None, self.schedule == "delayed"
         best = best_lengths(
             survival,
             self.costs.steps_s(len(decoding), base, most, is_greedy=is_greedy),
             num_certain=len(decoding) - len(free),
-            looks_ahead=proposal.draft_probs is None,
+            looks_ahead=is_certain or is_delayed,
         )
+        kinds = [kind_of(sequences[row]) for row in free]
+        self._rests.note(kinds, survival, best, len(sequences), len(decoding))
         lengths = best.lengths
+        if is_delayed:
+            self._budgets.append(sum(lengths))
+            lengths = likeliest(survival, self._budgets.popleft())
         if self._is_trial():
             lengths = [0] * len(free) if any(lengths) else [len(tokens[row]) for row in free]
         for row, length in zip(free, lengths, strict=True):
@@ -161,7 +176,7 @@ class Speculation:
             sequence: Proposed(row, tokens[row], chances[row], wanted[row])
             for row, sequence in enumerate(sequences)
         }
-        return Drafts(proposal, of), best
+        return Drafts(proposal, of)
 
     def _is_trial(self) -> bool:
         """Now and then the opposite is done of what seems best, since only what is done can be measured."""
@@ -175,10 +190,10 @@ class Speculation:
         is_greedy = all(sequence.sampling.is_greedy for sequence in decoding)
         self.costs.observe(len(decoding), num_rows, times.verify_s, times.sample_s, is_greedy=is_greedy)
         if drafts.proposal is not None:
-            self._rest.observe(len(decoding), propose_s)
+            self._rests.observe(len(drafts.of), propose_s)
 
     def learn(self, drafts: Drafts, chunk: Chunk, judged: Judged) -> None:
-        """See what became of a sequence's drafts."""
+        """See what became of a sequence's drafts. One that ends the answer was of no use, nor any after it."""
         proposed = drafts.of.get(chunk.sequence)
         if proposed is None or not proposed.token_ids:
             return
@@ -186,6 +201,8 @@ class Speculation:
         is_certain = drafts.proposal is not None and drafts.proposal.draft_probs is None
         if tested == 0 and is_certain:  # what follows is known without a test
             tested, stood = 1, int(judged.choices[0].token_id == proposed.token_ids[0])
+        ends = [choice.token_id in chunk.sequence.end_ids for choice in judged.choices[:stood]]
+        stood = ends.index(True) if any(ends) else stood
         self._confidence.learn(chunk.sequence, proposed.chances, tested, stood)
 
     def extend(
@@ -238,34 +255,49 @@ def round_of(drafts: Drafts, chunk: Chunk, judged: Judged, committed: int) -> Ro
     return Round(drafted, verified, judged.accepted, committed)
 
 
-class _Rest:
-    """Steps without drafting where it has not paid, twice as many each time it still does not.
+class _Rests:
+    """Steps in which a kind of requests is not drafted for, as that has not paid: twice as many each time.
 
     As many at most as keep the time of trying again at `_TRYING_SHARE`.
     """
 
     def __init__(self) -> None:
-        self._draft_s: dict[int, float] = {}  # by number of sequences
-        self._length, self._left = 0, 0
+        self._draft_s: dict[int, float] = {}  # by number of sequences drafted for
+        self._lengths: dict[Kind, int] = {}
+        self._left: dict[Kind, int] = {}
 
-    def goes_on(self) -> bool:
-        """Whether this step is one of them."""
-        self._left -= 1
-        return self._left >= 0
+    def awake(self, kinds: set[Kind]) -> set[Kind]:
+        """Those of the kinds in this step that do not rest in it."""
+        self._left |= {kind: self._left.get(kind, 0) - 1 for kind in kinds}
+        return {kind for kind in kinds if self._left[kind] < 0}
 
-    def observe(self, num_sequences: int, draft_s: float) -> None:
+    def observe(self, num_drafted: int, draft_s: float) -> None:
         """What drafting has cost."""
         seconds = max(draft_s, 1e-6)
-        known = self._draft_s.get(num_sequences, seconds)
-        self._draft_s[num_sequences] = known * (seconds / known) ** _COST_WEIGHT  # a slow step counts little
+        known = self._draft_s.get(num_drafted, seconds)
+        self._draft_s[num_drafted] = known * (seconds / known) ** _COST_WEIGHT  # a slow step counts little
 
-    def note(self, num_sequences: int, best: Best) -> None:
-        """What drafting has promised."""
-        nearest = min(self._draft_s, key=lambda known: abs(known - num_sequences), default=None)
-        share = 0.0 if nearest is None else self._draft_s[nearest] / best.step_s
-        longest = min(_LONGEST_REST, int(share / _TRYING_SHARE))
-        self._length = 0 if best.gain > 1.0 + share else min(longest, max(1, 2 * self._length))
-        self._left = self._length
+    def note(
+        self,
+        kinds: Ordered[Kind],
+        survival: Ordered[Ordered[float]],
+        best: Best,
+        num_drafted: int,
+        num_decoding: int,
+    ) -> None:
+        """What drafting has promised to sequences of these `kinds`, among all that were drafted for."""
+        nearest = min(self._draft_s, key=lambda known: abs(known - num_drafted), default=None)
+        draft_s = 0.0 if nearest is None else self._draft_s[nearest] / num_drafted
+        row_s = (best.step_s - best.plain_s) / max(1, sum(best.lengths))
+        for kind in set(kinds):
+            rows = [row for row, one in enumerate(kinds) if one == kind]
+            verified = sum(best.lengths[row] for row in rows)
+            extra = sum(sum(survival[row][: best.lengths[row]]) for row in rows)
+            gained_s = extra / num_decoding * best.plain_s
+            longest = min(_LONGEST_REST, int(draft_s * len(rows) / best.step_s / _TRYING_SHARE))
+            is_worth = gained_s > draft_s * len(rows) + row_s * verified
+            length = 0 if is_worth else min(longest, max(1, 2 * self._lengths.get(kind, 0)))
+            self._lengths[kind] = self._left[kind] = length
 
 
 def _room(sequence: Sequence) -> int:

@@ -29,6 +29,11 @@ class StepCosts:
         self._heights: dict[int, float] = {}
         self._row_s: dict[bool, float] = {}  # of choosing a token, by whether all are greedy
 
+    @property
+    def curve(self) -> dict[int, float]:
+        """The form in seconds, with what it has learned: what a later start may begin with."""
+        return dict(zip(self._rows, self._knots, strict=True))
+
     def steps_s(self, num_sequences: int, num_rows: int, most_extra: int, *, is_greedy: bool) -> list[float]:
         """Predicted seconds of a step with `num_rows` and 0 to `most_extra` rows more."""
         row_s, scale = self._row_s.get(is_greedy, 0.0), math.exp(self._height(num_sequences))

@@ -56,14 +56,18 @@ def context_rows(spans: Ordered[Span], features: Tensor) -> ContextRows:
 
 
 def draft_batch(anchors: Ordered[Anchor], num_slots: int, device: torch.device) -> DraftBatch:
-    """One row a sequence; numbers are drawn only where somebody samples."""
+    """One row a sequence; numbers are drawn only where somebody samples.
+
+    Each round has numbers of its own, also for a place that an earlier one has drafted: by what became known
+    of that draft the scheduling may since have decided.
+    """
     width = max(len(anchor.block_ids) for anchor in anchors)
     tables = [anchor.block_ids + [0] * (width - len(anchor.block_ids)) for anchor in anchors]
     temperatures = uniforms = stops = None
     if any(anchor.temperature >= GREEDY_BELOW for anchor in anchors):
         temperatures = torch.tensor([anchor.temperature for anchor in anchors], device=device)
         seeds = [anchor.seed for anchor in anchors]
-        places = [anchor.num_generated for anchor in anchors]
+        places = [anchor.num_generated * num_slots for anchor in anchors]
         uniforms = stream_uniforms(Stream.DRAFT, seeds, places, num_slots, device)
     most = max(len(anchor.stop_ids) for anchor in anchors)
     if most:

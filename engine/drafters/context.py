@@ -38,6 +38,11 @@ class DraftCache:
             (num_blocks * BLOCK_TOKENS, self.shape.carry_size), dtype=dtype, device=device
         )
 
+    @property
+    def layers(self) -> list[Tensor]:
+        """The memory of each draft layer's keys and values."""
+        return self._rows.layers
+
     def write(self, layer: int, slots: Tensor, keys_values: Tensor) -> None:
         """Store `keys_values` [N, 2 * kv_heads, head_dim] of rows at `slots` [N]."""
         self._rows.write(layer, slots, keys_values)

@@ -10,7 +10,8 @@ that a slot may choose from: all, or those with the largest logits before any bi
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +23,9 @@ from engine.drafters.draws import choose
 from engine.drafters.layers import DraftLayer, Norm, Projection, RotaryTable, visible
 from engine.drafters.markov import MarkovHead
 from engine.linear import Head
+
+if TYPE_CHECKING:
+    from engine.drafters.quantized import QuantizedBlock
 
 Choose = Callable[[int, Tensor], tuple[Tensor, Tensor | None]]
 
@@ -58,6 +62,7 @@ class BlockDrafter:
     samples_anchor: bool = True
     draft_topk: int | None = None  # k; None: all columns
     reads_last_hidden: bool = False
+    quantized: QuantizedBlock | None = None  # computes in place of what follows, if there is one
 
     @property
     def num_slots(self) -> int:
@@ -70,6 +75,8 @@ class BlockDrafter:
 
     @torch.inference_mode()
     def extend(self, rows: ContextRows, cache: DraftCache) -> None:
+        if self.quantized is not None:
+            return self.quantized.extend(rows, cache)
         context = self.feature_norm(self.feature_projection(rows.features))  # [N, D], for every layer
         rotation = self.rotary.at(rows.positions)
         for index, layer in enumerate(self.layers):
@@ -77,6 +84,9 @@ class BlockDrafter:
 
     @torch.inference_mode()
     def propose(self, batch: DraftBatch, cache: DraftCache) -> Proposal:
+        if self.quantized is not None:
+            proposal = self.quantized.propose(batch, cache)
+            return replace(proposal, confidence_logits=self._tempered(proposal.confidence_logits))
         hidden = self.block_hidden(batch, cache)
 
         def choose_slot(slot: int, logits: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -166,7 +176,12 @@ class BlockDrafter:
         if previous is not None and self.confidence_reads_markov:
             seen = torch.cat([hidden, previous], dim=-1)
         logits = self.confidence(seen.reshape(-1, seen.shape[-1])).view(seen.shape[:2]).float()
-        return logits if self.confidence_temperatures is None else logits / self.confidence_temperatures
+        return self._tempered(logits)
+
+    def _tempered(self, confidence_logits: Tensor | None) -> Tensor | None:
+        if confidence_logits is None or self.confidence_temperatures is None:
+            return confidence_logits
+        return confidence_logits / self.confidence_temperatures
 
     def _target_ids(self, columns: Tensor) -> Tensor:
         return columns if self.vocabulary is None else self.vocabulary[columns]

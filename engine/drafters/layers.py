@@ -19,10 +19,20 @@ from engine.linear import Linear, PackedLinear, PackedSwiGLU, PlainLinear, Plain
 class Projection:
     """x [N, in] -> [N, out], with the bias if there is one."""
 
-    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
-        packed = can_pack(weight.dtype, weight.device)
-        self.linear: Linear = PackedLinear(weight) if packed else PlainLinear(weight)
+    def __init__(self, weight: Tensor, bias: Tensor | None = None, *, packs: bool = True) -> None:
+        """`packs`: lay the weight out for the processor where that makes products faster."""
+        self.linear: Linear
+        if packs and can_pack(weight.dtype, weight.device):
+            self.linear = PackedLinear(weight)
+        else:
+            self.linear = PlainLinear(weight)
         self.bias = bias
+
+    @property
+    def weight(self) -> Tensor:
+        """[out, in]; there is none once it is packed."""
+        assert isinstance(self.linear, PlainLinear)
+        return self.linear.weight
 
     def __call__(self, x: Tensor) -> Tensor:
         out = self.linear(x)
@@ -121,8 +131,9 @@ class DraftLayer:
         return x + self.mlp_out(self.gate_up(self.mlp_norm(x)))
 
 
-def swiglu(gate: Tensor, up: Tensor) -> SwiGLU:
-    return PackedSwiGLU(gate, up) if can_pack(gate.dtype, gate.device) else PlainSwiGLU(gate, up)
+def swiglu(gate: Tensor, up: Tensor, *, packs: bool = True) -> SwiGLU:
+    packed = packs and can_pack(gate.dtype, gate.device)
+    return PackedSwiGLU(gate, up) if packed else PlainSwiGLU(gate, up)
 
 
 def visible(first: int, starts: Tensor, num_stored: int, num_scratch: int) -> Tensor:

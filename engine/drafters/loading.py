@@ -27,11 +27,13 @@ from engine.drafters.markov import (
     SomeBiases,
     VanillaHead,
 )
+from engine.drafters.quantized import QuantizedBlock
 from engine.drafters.settings import DraftSettings, MarkovKind, read_settings
 from engine.drafters.temperatures import read_temperatures
 from engine.drafters.tensors import DraftTensors
 from engine.errors import StartError
-from engine.linear import Head, make_head
+from engine.linear import Head, PlainHead, make_head
+from engine.quantized import can_quantise
 from engine.rope import rotary_table
 
 KNOWN_EXTRAS = frozenset({"verifier_norm.weight", "verifier_lm_head.weight"})  # the target has them
@@ -46,6 +48,7 @@ class TargetParts:
     head_weight: Tensor  # [V, D]
     head: Head  # computes with `head_weight`
     max_positions: int
+    is_quantized: bool = False  # runs in w8a16; drafters then do too where they can
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +70,24 @@ def load_drafter(folder: Path, target: TargetParts, *, draft_topk: int | None = 
     """
     settings = read_settings(folder)
     _check_target(folder, settings, target)
-    tensors = DraftTensors(folder, read_weights(folder), target.embedding)
+    stored = read_weights(folder)
+    quantizes = target.is_quantized and draft_topk is None and _can_quantise(settings, stored)
+    tensors = DraftTensors(folder, stored, target.embedding, packs=not quantizes)
     embedding, shares_embedding = _embedding(tensors, target)
     vocabulary = _vocabulary(tensors, settings, target)
-    head, shares_head = _head(tensors, settings, target, vocabulary)
-    shared = _Shared(settings, tensors, embedding, vocabulary, head, _rotary(settings, target))
+    head_weight, shares_head = _head_weight(tensors, settings, target, vocabulary)
+    if head_weight is target.head_weight:
+        head = target.head
+    else:
+        head = PlainHead(head_weight) if quantizes else make_head(head_weight)
+    rotary = _rotary(settings, target, target.embedding.dtype)
+    shared = _Shared(settings, tensors, embedding, vocabulary, head, rotary)
     drafter: Drafter
     if settings.kind == "dspark":
         drafter = _block_drafter(shared, draft_topk)
+        if quantizes:
+            precise = _rotary(settings, target, torch.float32)
+            drafter.quantized = QuantizedBlock(drafter, head_weight, precise)
     elif settings.kind == "eagle3":
         drafter = _eagle3(shared)
     else:
@@ -120,17 +133,17 @@ def _embedding(tensors: DraftTensors, target: TargetParts) -> tuple[Tensor, bool
     return stored, False
 
 
-def _head(
+def _head_weight(
     tensors: DraftTensors, settings: DraftSettings, target: TargetParts, vocabulary: Tensor | None
-) -> tuple[Head, bool]:
+) -> tuple[Tensor, bool]:
     """The stored head; where there is none the target's, or of its rows those of the drafter's vocabulary."""
     vocab_size = settings.draft_vocab_size or settings.layers.vocab_size
     stored = tensors.maybe("lm_head.weight", vocab_size, settings.layers.hidden_size)
     if settings.draft_vocab_size is None and (stored is None or torch.equal(stored, target.head_weight)):
-        return target.head, True
+        return target.head_weight, True
     if stored is None:
-        return make_head(target.head_weight[vocabulary]), True
-    return make_head(stored), False
+        return target.head_weight[vocabulary], True
+    return stored, False
 
 
 def _vocabulary(tensors: DraftTensors, settings: DraftSettings, target: TargetParts) -> Tensor | None:
@@ -154,11 +167,23 @@ def _vocabulary(tensors: DraftTensors, settings: DraftSettings, target: TargetPa
     return ids
 
 
-def _rotary(settings: DraftSettings, target: TargetParts) -> RotaryTable:
+def _rotary(settings: DraftSettings, target: TargetParts, dtype: torch.dtype) -> RotaryTable:
     """For every position that a draft of the target may have."""
-    like, num_positions = target.embedding, target.max_positions + settings.num_slots
-    layers = replace(settings.layers, max_positions=num_positions)
-    return RotaryTable(*rotary_table(layers, like.dtype, like.device))
+    layers = replace(settings.layers, max_positions=target.max_positions + settings.num_slots)
+    return RotaryTable(*rotary_table(layers, dtype, target.embedding.device))
+
+
+def _can_quantise(settings: DraftSettings, stored: dict[str, Tensor]) -> bool:
+    """Whether the C++ drafts with this: a DSpark or DFlash drafter of its sizes, without a head that it lacks."""
+    layers, biases = settings.layers, [name for name in stored if name.endswith(".bias")]
+    return (
+        settings.kind == "dspark"
+        and can_quantise(layers)
+        and layers.num_heads * layers.head_dim % 32 == 0
+        and settings.markov_rank % 16 == 0
+        and not any(f"markov_head.{one}_proj.weight" in stored for one in ("gate", "joint"))
+        and all(name.startswith("confidence_head") for name in biases)
+    )
 
 
 def _layer(shared: _Shared, at: str, attention_in: int) -> DraftLayer:
@@ -180,7 +205,7 @@ def _layer(shared: _Shared, at: str, attention_in: int) -> DraftLayer:
         input_norm=tensors.norm(f"{at}.input_layernorm", hidden, eps),
         attention=attention,
         mlp_norm=tensors.norm(f"{at}.post_attention_layernorm", hidden, eps),
-        gate_up=swiglu(gate, up),
+        gate_up=swiglu(gate, up, packs=tensors.packs),
         mlp_out=tensors.projection(f"{at}.mlp.down_proj", config.intermediate_size, hidden),
     )
 

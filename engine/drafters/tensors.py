@@ -23,6 +23,7 @@ class DraftTensors:
     folder: Path
     stored: dict[str, Tensor]
     like: Tensor  # its format and device are the drafter's
+    packs: bool = True  # projections are laid out for the processor
     prefix: str = ""
     used: set[str] = field(default_factory=set)
 
@@ -55,7 +56,7 @@ class DraftTensors:
         given = [bias for bias in biases if bias is not None]
         if given and len(given) != len(biases):
             raise StartError(f"{self.folder}: only some of {', '.join(names)} have a bias")
-        return Projection(weight, torch.cat(given) if given else None)
+        return Projection(weight, torch.cat(given) if given else None, packs=self.packs)
 
     def norm(self, name: str, size: int, eps: float) -> Norm:
         return Norm(self.take(f"{name}.weight", size), eps)

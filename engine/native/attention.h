@@ -22,10 +22,22 @@ struct Heads {
   int64_t block_size() const { return kBlockTokens * 2 * num_kv_heads * head_dim; }
 };
 
+// Where a sequence's blocks are: in the cache by their numbers, from `num_cached` on one after the other at `tail`.
+struct BlockTable {
+  const int64_t* block_ids;
+  int64_t num_cached = INT64_MAX;
+  const uint16_t* tail = nullptr;
+
+  const uint16_t* block(const Heads& heads, const uint16_t* cache, int64_t index) const {
+    if (index >= num_cached) return tail + (index - num_cached) * heads.block_size();
+    return cache + block_ids[index] * heads.block_size();
+  }
+};
+
 // Up to sixteen queries of a sequence that share a kv head, numbered from `first` row by row.
 struct AttentionTask {
   int64_t first_row, first, count, kv_head;
-  const int64_t* block_ids;
+  BlockTable table;
 };
 
 // Where a token's keys go (one head after the other is `key_step` apart) and its values.
@@ -212,30 +224,31 @@ inline __attribute__((noinline)) void soften(float (*scores)[kLanes], int num_ke
     for (int64_t at = 0; at < d; ++at) store(scratch.outputs[at], load(scratch.outputs[at]) * factor);
 }
 
-// queries and outputs [rows, heads, d], the queries already scaled to powers of two.
-inline void attend(const AttentionTask& task, const Heads& heads, const int64_t* positions, const uint16_t* layer,
+// queries and outputs [rows, heads, d], the queries already scaled to powers of two; `last_seen` [rows] rises
+// within a sequence.
+inline void attend(const AttentionTask& task, const Heads& heads, const int64_t* last_seen, const uint16_t* cache,
                    const float* queries, float* outputs, bool has_amx, AttentionScratch& scratch) {
   constexpr int kStrideKeys = kStrideBlocks * kBlockTokens;
   const int64_t d = heads.head_dim, shared = heads.shared();
-  const int64_t first_position = positions[task.first_row + task.first / shared];
-  const int64_t last_position = positions[task.first_row + (task.first + task.count - 1) / shared];
+  const int64_t least_seen = last_seen[task.first_row + task.first / shared];
+  const int64_t most_seen = last_seen[task.first_row + (task.first + task.count - 1) / shared];
   Ints ends;
   for (int64_t lane = 0; lane < kLanes; ++lane)
     ends[lane] =
-        static_cast<int>(positions[task.first_row + (task.first + (lane < task.count ? lane : 0)) / shared]) + 1;
+        static_cast<int>(last_seen[task.first_row + (task.first + (lane < task.count ? lane : 0)) / shared]) + 1;
   gather_queries(task, heads, queries, scratch);
   std::memset(scratch.outputs, 0, d * sizeof(scratch.outputs[0]));
   scratch.peak = spread(-1e30f), scratch.total = Floats{};
 #ifdef SPARKGATE_AMX
   settle_memory();
 #endif
-  const int64_t num_blocks = last_position / kBlockTokens + 1, size = kBlockTokens * d;
+  const int64_t num_blocks = most_seen / kBlockTokens + 1, size = kBlockTokens * d;
   const uint16_t *keys[2][kStrideBlocks], *values[2][kStrideBlocks];
   auto start = [&](int64_t first) {  // the scores of a stride, while those of the one before are softened
     const int count = num_blocks - first < kStrideBlocks ? num_blocks - first : kStrideBlocks;
     const int turn = first / kStrideBlocks % 2;
     for (int block = 0; block < count; ++block) {
-      const uint16_t* from = layer + task.block_ids[first + block] * heads.block_size() + task.kv_head * size;
+      const uint16_t* from = task.table.block(heads, cache, first + block) + task.kv_head * size;
       keys[turn][block] = from, values[turn][block] = from + heads.num_kv_heads * size;
     }
     score(keys[turn], count, d, has_amx, scratch, scratch.scores[turn]);
@@ -247,7 +260,7 @@ inline void attend(const AttentionTask& task, const Heads& heads, const int64_t*
     const int turn = first / kStrideBlocks % 2;
     const int64_t first_key = first * kBlockTokens;
     soften(scratch.scores[turn], count * kBlockTokens, ends - static_cast<int>(first_key),
-           first_position >= first_key + kStrideKeys - 1, d, scratch);
+           least_seen >= first_key + kStrideKeys - 1, d, scratch);
 #ifdef SPARKGATE_AMX
     settle_memory();
 #endif

@@ -1,8 +1,9 @@
-"""Builds the C++ forward for this processor, once, and loads it.
+"""Builds the C++ of the forward and of drafting for this processor, once, and loads it.
 
 In: nothing. Out: the library, or a `NativeUnavailable` that says why there is none (no compiler, a build
 that failed, a system other than Linux). The result is kept in the user's cache folder under a name made
-of the sources, the compiler and the processor. Knows nothing of models; see `engine.quantized`.
+of the sources, the compiler and the processor. Knows nothing of models; see `engine.quantized` and
+`engine.drafters.quantized`.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 _SOURCES = Path(__file__).parent
 _FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-fPIC", "-fno-math-errno")
-_BUILD_LIMIT_S = 120.0  # takes 2 s on a free core
+_BUILD_LIMIT_S = 120.0  # takes 3 s on two free cores
 
 _Address = ctypes.c_void_p
 _Whole = ctypes.c_int64
@@ -28,6 +30,42 @@ _Wholes = ctypes.POINTER(_Whole)
 
 class NativeUnavailable(Exception):
     """The C++ forward cannot be had here; the text says why."""
+
+
+class Parts(ctypes.Structure):
+    """What a decoder is made of; the order and types of `Parts` in decoder.h."""
+
+    _fields_ = (
+        ("hidden", _Whole),
+        ("inner", _Whole),
+        ("num_heads", _Whole),
+        ("num_kv_heads", _Whole),
+        ("head_dim", _Whole),
+        ("num_layers", _Whole),
+        ("epsilon", ctypes.c_double),
+        ("embedding", _Address),
+        ("cosine", _Address),
+        ("sine", _Address),
+        ("final_norm", _Address),
+    )
+
+
+class DraftParts(ctypes.Structure):
+    """What a block drafter has beside its layers; the order and types of `DraftParts` in drafting.cpp."""
+
+    _fields_ = (
+        ("width", _Whole),
+        ("num_slots", _Whole),
+        ("mask_token", _Whole),
+        ("num_features", _Whole),
+        ("rank", _Whole),
+        ("vocabulary", _Address),
+        ("feature_norm", _Address),
+        ("markov_rows", _Address),
+        ("confidence", _Address),
+        ("confidence_size", _Whole),
+        ("confidence_bias", ctypes.c_double),
+    )
 
 
 class Step(ctypes.Structure):
@@ -52,6 +90,37 @@ class Step(ctypes.Structure):
     )
 
 
+class ContextStep(ctypes.Structure):
+    """Rows that a drafter takes in; the order and types of `ContextStep` in drafting.cpp."""
+
+    _fields_ = (
+        ("num_rows", _Whole),
+        ("features", _Address),
+        ("positions", _Address),
+        ("slots", _Address),
+        ("cache", _Wholes),
+    )
+
+
+class DraftStep(ctypes.Structure):
+    """Sequences that want a proposal; the order and types of `DraftStep` in drafting.cpp."""
+
+    _fields_ = (
+        ("num_sequences", _Whole),
+        ("num_blocks", _Whole),
+        ("anchors", _Address),
+        ("starts", _Address),
+        ("block_ids", _Address),
+        ("temperatures", _Address),
+        ("uniforms", _Address),
+        ("cache", _Wholes),
+        ("token_ids", _Address),
+        ("token_probs", _Address),
+        ("draft_probs", _Address),
+        ("confidence", _Address),
+    )
+
+
 @functools.cache
 def load_library() -> ctypes.CDLL:
     """The library, built if need be. torch must have been imported: its OpenMP threads are shared."""
@@ -66,15 +135,20 @@ def load_library() -> ctypes.CDLL:
 
 
 def _declare(library: ctypes.CDLL) -> None:
-    library.sparkgate_new.restype = _Address
-    library.sparkgate_new.argtypes = [*[_Whole] * 7, ctypes.c_double, *[_Address] * 5]
-    library.sparkgate_free.argtypes = [_Address]
+    library.sparkgate_new.restype = library.sparkgate_new_drafter.restype = _Address
+    library.sparkgate_new.argtypes = [ctypes.POINTER(Parts), _Whole, _Address]
+    library.sparkgate_new_drafter.argtypes = [ctypes.POINTER(Parts), ctypes.POINTER(DraftParts)]
+    library.sparkgate_free.argtypes = library.sparkgate_free_drafter.argtypes = [_Address]
     library.sparkgate_has_amx.argtypes = [_Address]
     library.sparkgate_use_amx.argtypes = [_Address, ctypes.c_int]
     library.sparkgate_set_weight.argtypes = [_Address, _Whole, ctypes.c_int, _Address, _Whole, _Whole]
     library.sparkgate_set_norm.argtypes = [_Address, _Whole, ctypes.c_int, _Address, _Whole]
+    library.sparkgate_set_draft_weight.argtypes = [_Address, ctypes.c_int, _Address, _Whole, _Whole]
     library.sparkgate_forward.argtypes = [_Address, ctypes.POINTER(Step)]
-    for name in ("free", "use_amx", "set_weight", "set_norm", "forward"):
+    library.sparkgate_extend.argtypes = [_Address, ctypes.POINTER(ContextStep)]
+    library.sparkgate_propose.argtypes = [_Address, ctypes.POINTER(DraftStep)]
+    setting = ("use_amx", "set_weight", "set_norm", "set_draft_weight")
+    for name in ("free", "free_drafter", *setting, "forward", "extend", "propose"):
         getattr(library, f"sparkgate_{name}").restype = None
 
 
@@ -92,21 +166,25 @@ def _built(openmp: Path) -> Path:
 def _build(compiler: str, openmp: Path, path: Path) -> None:
     """Compile beside the final place and move the result there, so that no one loads half a file."""
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
-        objects, result = Path(scratch) / "forward.o", Path(scratch) / "forward.so"
+        result = Path(scratch) / "forward.so"
+        objects = {Path(scratch) / f"{source.stem}.o": source for source in _SOURCES.glob("*.cpp")}
         # Compiled with OpenMP but linked to the one that torch has loaded: two would fight for the cores.
-        compile_only = [compiler, *_FLAGS, "-c", str(_SOURCES / "forward.cpp"), "-o", str(objects)]
-        link = [compiler, "-shared", "-o", str(result), str(objects), str(openmp)]
-        for command in (compile_only, link):
-            try:
-                done = subprocess.run(
-                    command, capture_output=True, text=True, timeout=_BUILD_LIMIT_S, check=False
-                )
-            except (OSError, subprocess.TimeoutExpired) as error:
-                raise NativeUnavailable(f"{compiler} did not finish: {error}") from None
-            if done.returncode != 0:
-                errors = [line for line in done.stderr.splitlines() if "error" in line]
-                raise NativeUnavailable(f"{compiler} failed: {errors[0] if errors else done.returncode}")
+        steps = [[compiler, *_FLAGS, "-c", str(source), "-o", str(to)] for to, source in objects.items()]
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(_run, steps))
+        _run([compiler, "-shared", "-o", str(result), *map(str, objects), str(openmp)])
         result.replace(path)
+
+
+def _run(command: list[str]) -> None:
+    compiler = command[0]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_BUILD_LIMIT_S, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise NativeUnavailable(f"{compiler} did not finish: {error}") from None
+    if done.returncode != 0:
+        errors = [line for line in done.stderr.splitlines() if "error" in line]
+        raise NativeUnavailable(f"{compiler} failed: {errors[0] if errors else done.returncode}")
 
 
 def _cache_folder() -> Path:

@@ -244,14 +244,15 @@ inline void multiply_panel(const Weight& weight, int64_t pair, const int8_t* pan
 
 // rows [num_rows] x weight, shared among the threads that come here, all of which leave together.
 // `finish(row, pair, left, right)` gets the products of a row with the 32 columns of a pair of blocks, scaled but
-// for the row's own scale. Few rows wait for the weights, so that these are read once, from end to end; of many
-// rows a panel is used for two pairs while it is at hand.
+// for the row's own scale; pairs before `first_wanted` are left out. Few rows wait for the weights, so that these are
+// read once, from end to end; of many rows a panel is used for two pairs while it is at hand.
 template <class Finish>
-inline void multiply(const Weight& weight, const int8_t* panels, int64_t num_rows, bool has_amx, Finish finish) {
+inline void multiply(const Weight& weight, const int8_t* panels, int64_t num_rows, bool has_amx, Finish finish,
+                     int64_t first_wanted = 0) {
   constexpr int64_t kRowsAtOnce = 4 * kTileRows;
   const int64_t at_once = num_rows > kTileRows ? 2 : weight.num_pairs / 32 + 1;
 #pragma omp for schedule(dynamic) collapse(2)
-  for (int64_t first_pair = 0; first_pair < weight.num_pairs; first_pair += at_once)
+  for (int64_t first_pair = first_wanted; first_pair < weight.num_pairs; first_pair += at_once)
     for (int64_t first_row = 0; first_row < num_rows; first_row += kRowsAtOnce)
       for (int64_t row = first_row; row < num_rows && row < first_row + kRowsAtOnce; row += kTileRows) {
         const int64_t count = num_rows - row < kTileRows ? num_rows - row : kTileRows;

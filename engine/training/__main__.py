@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -79,9 +79,9 @@ def _train(options: argparse.Namespace, progress: Progress) -> None:
     from engine.training.recipe import settings_of
     from engine.training.train import train
 
-    if options.model is not None:
-        options.model = fetch_model(str(options.model), options.data_dir, progress).folder
-    train(settings_of(options))
+    settings = settings_of(options)
+    target = fetch_model(str(settings.model), options.data_dir, progress)
+    train(replace(settings, model=target.folder))
 
 
 def _eval(options: argparse.Namespace, progress: Progress) -> None:
@@ -234,7 +234,7 @@ def _add_data(data: argparse.ArgumentParser) -> None:
 
 def _add_measured(command: argparse.ArgumentParser) -> None:
     _add_target(command)
-    command.add_argument("--drafter", required=True, help="a folder, a Hugging Face id, or lookup")
+    command.add_argument("--drafter", required=True, help="a folder, a Hugging Face id, bundled, or lookup")
     command.add_argument(
         "--prompts",
         type=Path,

@@ -17,6 +17,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from engine.checkpoint import ModelConfig
+from engine.drafters import temperatures
+from engine.drafters.fingerprint import KEY, fingerprint
 from engine.model import Model
 from engine.training.modules import BlockNet, ChainNet, Eagle3Net, MtpNet, layers_of
 from engine.training.recipe import TrainSettings
@@ -96,7 +98,7 @@ def _leading_directions(embedding: Tensor, rank: int) -> Tensor:
 def write_drafter(
     folder: Path, net: Net, settings: TrainSettings, target: ModelConfig, vocabulary: Tensor | None
 ) -> None:
-    """Write or replace a drafter's folder; each file is whole at any time."""
+    """Write or replace a drafter's folder; each file is whole at any time. A calibration of others goes."""
     folder.mkdir(parents=True, exist_ok=True)
     prefix = "mtp." if settings.kind == "mtp" else ""
     tensors = {
@@ -106,6 +108,7 @@ def write_drafter(
     if vocabulary is not None:
         tensors["d2t"] = (vocabulary - torch.arange(len(vocabulary))).to(torch.int32)
     config = _config(settings, target, len(vocabulary) if vocabulary is not None else target.vocab_size)
+    config[KEY] = fingerprint(net.embedding)
     for name, write in (
         ("config.json", lambda path: path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")),
         ("model.safetensors", lambda path: save_file(tensors, path)),
@@ -113,6 +116,7 @@ def write_drafter(
         scratch = folder / f".{name}.part"
         write(scratch)
         scratch.replace(folder / name)
+    (folder / temperatures.FILE_NAME).unlink(missing_ok=True)
 
 
 def _config(settings: TrainSettings, target: ModelConfig, vocab_size: int) -> dict[str, Any]:

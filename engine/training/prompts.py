@@ -1,6 +1,7 @@
 """Prompts to sample answers to, or to measure a drafter on: JSON lines with `prompt` and `domain`.
 
-In: a file. Out: `Prompt`s in its order. Our own for evaluation lie beside this module. Knows no model.
+In: a file. Out: `Prompt`s in its order. Our own for evaluation lie beside this module, and
+some whose answers copy from them. Knows no model.
 """
 
 from __future__ import annotations

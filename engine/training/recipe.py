@@ -22,7 +22,7 @@ KINDS: tuple[str, ...] = get_args(DraftKind)
 class TrainSettings:
     """A run. Tokens, slots and layers are counted; layers from 0; times in seconds."""
 
-    model: Path  # the target's folder
+    model: Path  # the target's folder; what the command line and a recipe name is fetched
     answers: tuple[Path, ...]  # its own answers; a file named twice counts twice
     out: Path  # the run's folder
     kind: DraftKind = "dspark"
@@ -74,7 +74,7 @@ _NOT_OPTIONS = ("resume", "for_s", "target_layer_ids", "from_target", *_PATHS, *
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """Every setting as an option; what is not given comes from the recipe, or else is the default."""
     command.add_argument("--recipe", type=Path, metavar="FILE.yaml", help="settings by their names, _ for -")
-    command.add_argument("--model", type=Path, metavar="FOLDER", help="the target")
+    command.add_argument("--model", type=Path, help="the target: bundled name, folder or Hugging Face id")
     command.add_argument("--answers", type=Path, nargs="+", metavar="FILE.npz", help="the target's answers")
     command.add_argument("--out", type=Path, metavar="FOLDER", help="the run: state, log, and the drafter")
     command.add_argument(

@@ -70,7 +70,7 @@ class EngineSettings(Strict):
     model: str = "smollm2-135m-instruct"
     dtype: Literal["auto", "bfloat16", "float32", "w8a16"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    drafter: NotEmpty = "auto"  # the engine knows which there are
+    drafter: NotEmpty = "auto"  # bundled, lookup, none, a folder, a hub id: the engine knows which there are
     max_batch: PositiveInt = 16
     threads: PositiveInt | None = None
     cost_per_hour_usd: NonNegative | None = 0.20

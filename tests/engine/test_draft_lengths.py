@@ -5,7 +5,7 @@ from itertools import product
 
 import pytest
 
-from engine.draft_lengths import LEAST_GAIN, best_lengths, log_odds, probability, survivals
+from engine.draft_lengths import LEAST_GAIN, best_lengths, likeliest, log_odds, probability, survivals
 
 
 def test_the_papers_example_verifies_nothing() -> None:
@@ -76,6 +76,29 @@ def test_without_looking_ahead_later_drafts_decide_nothing(seed: int) -> None:
             lengths = best_lengths([survivals(changed), other], seconds).lengths
             verified.add(lengths[0] > slot)
         assert len(verified) == 1
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_budget_goes_to_the_likeliest_and_later_drafts_decide_nothing(seed: int) -> None:
+    choose = random.Random(seed)
+    own = [choose.choice([choose.random(), 1.0]) for _ in range(4)]
+    other = survivals(choose.random() for _ in range(4))
+    budget = choose.randrange(9)
+    for slot in range(4):
+        verified = set()
+        for _ in range(30):
+            changed = survivals(own[: slot + 1] + [choose.random() for _ in range(3 - slot)])
+            lengths = likeliest([changed, other], budget)
+            assert sum(lengths) == budget
+            left_out = changed[lengths[0] :] + other[lengths[1] :]
+            taken = changed[: lengths[0]] + other[: lengths[1]]
+            assert min(taken, default=1.0) >= max(left_out, default=0.0)
+            verified.add(lengths[0] > slot)
+        assert len(verified) == 1
+
+
+def test_a_budget_beyond_all_drafts_takes_them_all() -> None:
+    assert likeliest([[0.9, 0.1], [], [0.4]], 9) == [2, 0, 1]
 
 
 def test_log_odds_and_back() -> None:

@@ -112,8 +112,8 @@ def test_a_data_directory_that_cannot_be_written_is_named(tmp_path: Path) -> Non
         fetch_model(BUNDLED_MODEL, blocked)
 
 
-@pytest.mark.parametrize("drafter", ["auto", "lookup", "none"])
-def test_some_drafters_have_no_files(drafter: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("drafter", ["auto", "bundled", "lookup", "none"])
+def test_some_drafters_need_no_fetching(drafter: str, tmp_path: Path) -> None:
     assert fetch_drafter(drafter, tmp_path) is None
     assert list(tmp_path.iterdir()) == []
 
@@ -159,5 +159,7 @@ def test_a_hub_that_cannot_be_reached_is_one_line(toy_folder: Path, tmp_path: Pa
 
 
 def test_a_drafters_name_that_is_nothing_says_what_would_be(tmp_path: Path) -> None:
-    with pytest.raises(StartError, match="drafter 'lokup' is not auto, lookup, none, nor a folder here"):
+    with pytest.raises(
+        StartError, match="drafter 'lokup' is not auto, bundled, lookup, none, nor a folder here"
+    ):
         fetch_drafter("lokup", tmp_path)

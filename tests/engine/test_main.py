@@ -32,6 +32,7 @@ def complaint(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["serve", "--draft-confidence", "1.5"], "'1.5' is not a number from 0 to 1"),
         (["serve", "--draft-confidence", "nan"], "'nan' is not a number from 0 to 1"),
         (["serve", "--draft-confidence", "high"], "'high' is not a number from 0 to 1"),
+        (["serve", "--draft-schedule", "soon"], "invalid choice: 'soon'"),
         (["serve", "--fast"], "unrecognized arguments: --fast"),
         ([], "required: command"),
     ],

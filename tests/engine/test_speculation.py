@@ -107,6 +107,7 @@ def test_rounds_are_as_short_as_right_guesses_allow(toy_model: Llama) -> None:
     engine = make_engine(toy_model, drafter=drafter)
     recorder = watched(engine)
     sequence = make_sequence("a", random_prompt(1, 20), 33)
+    sequence.speculation = "fixed"  # what pays is another matter, and a busy machine's
     run_all(engine, [sequence])
     assert sequence.output_ids == plain.output_ids
     assert [done.committed for done in recorder.rounds] == [
@@ -125,7 +126,9 @@ def test_drafts_beyond_the_answers_limit_are_not_verified(toy_model: Llama) -> N
     drafter = Guesses(answers_of([plain]), skill=1.0, least=7)
     engine = make_engine(toy_model, drafter=drafter)
     recorder = watched(engine)
-    run_all(engine, [make_sequence("a", random_prompt(1, 20), 6)])
+    sequence = make_sequence("a", random_prompt(1, 20), 6)
+    sequence.speculation = "fixed"
+    run_all(engine, [sequence])
     assert [(done.verified, done.committed) for done in recorder.rounds] == [(4, 5)]
 
 
@@ -453,3 +456,12 @@ def test_where_drafts_do_not_pay_a_learned_drafter_rests(tmp_path: Path, small_t
     assert sequence.counts.verified < 10
     assert sequence.draft_trust  # learned from the tokens that followed, without verifying
     assert sequence.draft_trust < -0.5
+
+
+def test_a_start_that_knows_what_a_pass_costs_does_not_measure_it(toy_model: Llama) -> None:
+    engine = make_engine(toy_model, drafter=PromptLookup())
+    assert engine.speculation
+    engine.warm_up([], {1: 1.0, 40: 2.0})
+    assert engine.speculation.costs.curve == {1: 1.0, 40: 2.0}
+    engine.warm_up([])
+    assert max(engine.speculation.costs.curve) == 32  # of 4 sequences, with as many drafts as there are slots

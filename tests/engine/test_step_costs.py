@@ -58,3 +58,13 @@ def test_choosing_tokens_costs_by_the_row_and_more_where_they_are_drawn() -> Non
     greedy, drawn = (costs.steps_s(1, 8, 0, is_greedy=one)[0] for one in (True, False))
     assert greedy == pytest.approx(0.020)
     assert drawn == pytest.approx(0.036)
+
+
+def test_what_was_learned_can_be_kept() -> None:
+    costs = StepCosts({1: 0.010, 64: 0.300})  # rows beside a busy neighbour
+    assert costs.curve == pytest.approx({1: 0.010, 64: 0.300})
+    for _ in range(2000):
+        for rows in (1, 64):
+            costs.observe(1, rows, step_s(StepCosts(CURVE), 1, rows), 0.0, is_greedy=True)
+    later = StepCosts(costs.curve)
+    assert step_s(later, 1, 64) / step_s(later, 1, 1) == pytest.approx(4.0, rel=0.1)

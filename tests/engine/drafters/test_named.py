@@ -13,8 +13,10 @@ from safetensors.torch import load_file
 from engine.checkpoint import read_config, read_weights
 from engine.drafters.chain import ChainDrafter
 from engine.drafters.dspark import BlockDrafter
+from engine.drafters.fingerprint import KEY, fingerprint
+from engine.drafters.hybrid import Hybrid
 from engine.drafters.lookup import PromptLookup
-from engine.drafters.named import load_named
+from engine.drafters.named import BUNDLED, load_named
 from engine.errors import StartError
 from engine.model import Llama
 from tests.engine.drafters.checkpoints import (
@@ -59,6 +61,66 @@ def test_names_without_files_are_prompt_lookup(name: str, target: Llama, tmp_pat
     assert named is not None
     assert (named.name, type(named.drafter)) == ("lookup", PromptLookup)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def bundled(target: Llama, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A small drafter, bundled for `target`."""
+    config = DEEPSPEC | {KEY: fingerprint(target.embedding)}
+    folder = write_checkpoint(tmp_path / "small", config, random_tensors(block_shapes("vanilla"), 1))
+    monkeypatch.setattr("engine.drafters.named.BUNDLED", folder)
+    return folder
+
+
+@pytest.mark.usefixtures("bundled")
+@pytest.mark.parametrize("name", ["auto", "bundled"])
+def test_the_bundled_drafter_runs_beside_lookup_where_it_fits(
+    name: str, target_folder: Path, tmp_path: Path
+) -> None:
+    named = load_named(name, load(target_folder, torch.bfloat16), tmp_path, draft_topk=3)
+    assert named is not None
+    assert named.name == "bundled"
+    assert isinstance(named.drafter, Hybrid)
+    assert isinstance(named.drafter.learned, BlockDrafter)
+    assert named.drafter.lookup.num_slots == named.drafter.learned.num_slots == 5
+    assert named.drafter.learned.draft_topk == 3
+
+
+def test_another_model_gets_lookup_or_a_refusal(
+    bundled: Path, target: Llama, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = json.loads((bundled / "config.json").read_text())
+    (bundled / "config.json").write_text(json.dumps(config | {KEY: fingerprint(1.01 * target.embedding)}))
+    told = "the bundled drafter was trained for small, not for the model that is served"
+    with caplog.at_level(logging.INFO, "engine"):
+        named = load_named("auto", target, tmp_path)
+    assert named is not None
+    assert isinstance(named.drafter, PromptLookup)
+    assert caplog.messages == [f"drafting by prompt lookup alone: {told}"]
+    with pytest.raises(StartError, match=f"--drafter bundled: {told}"):
+        load_named("bundled", target, tmp_path)
+
+
+def test_missing_weights_are_named(bundled: Path, target: Llama, tmp_path: Path) -> None:
+    (bundled / "model.safetensors").unlink()
+    with pytest.raises(StartError, match=f"weights are missing, {bundled / 'model.safetensors'}"):
+        load_named("bundled", target, tmp_path)
+
+
+def test_what_is_shipped_was_trained_for_the_bundled_model(model_folder: Path) -> None:
+    config = json.loads((BUNDLED / "config.json").read_text())
+    embedding = read_weights(model_folder)["model.embed_tokens.weight"]
+    assert config[KEY] == fingerprint(embedding) == fingerprint(embedding.bfloat16())
+
+
+def test_what_is_shipped_loads_beside_the_bundled_model(model_folder: Path, tmp_path: Path) -> None:
+    if not (BUNDLED / "model.safetensors").is_file():
+        pytest.skip(f"{BUNDLED} holds no weights")
+    named = load_named("bundled", load(model_folder, torch.bfloat16), tmp_path)
+    assert named is not None
+    assert isinstance(named.drafter, Hybrid)
+    assert isinstance(named.drafter.learned, BlockDrafter)
+    assert named.drafter.learned.confidence_temperatures is not None
 
 
 def test_none_is_no_drafter(target: Llama, tmp_path: Path) -> None:
@@ -126,5 +188,5 @@ def test_a_folder_that_is_no_drafter_or_another_models_is_refused(
 
 
 def test_a_name_that_is_nothing_says_what_would_be(target: Llama, tmp_path: Path) -> None:
-    with pytest.raises(StartError, match="drafter 'lokup' is not auto, lookup, none"):
+    with pytest.raises(StartError, match="drafter 'lokup' is not auto, bundled, lookup, none"):
         load_named("lokup", target, tmp_path)

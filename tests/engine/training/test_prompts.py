@@ -18,6 +18,11 @@ def test_our_own_for_evaluation_are_fifteen_of_each_domain() -> None:
     assert len({prompt.text for prompt in prompts}) == 45
 
 
+def test_our_own_for_copying_are_of_code_and_text() -> None:
+    prompts = read_prompts(EVALUATION_PROMPTS.with_name("copying_prompts.jsonl"))
+    assert Counter(prompt.domain for prompt in prompts) == {"code": 7, "chat": 5}
+
+
 def test_code_prompts_differ_and_fewer_are_the_first_of_more() -> None:
     many = code_prompts(3000)
     assert len({prompt.text for prompt in many}) == 3000

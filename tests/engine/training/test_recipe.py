@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from engine.drafters.named import BUNDLED
+from engine.drafters.settings import read_settings
 from engine.errors import StartError
+from engine.training.__main__ import main
 from engine.training.recipe import TrainSettings, add_arguments, settings_of
 
 
@@ -54,3 +57,24 @@ def test_a_mistake_in_a_recipe_is_told(tmp_path: Path, text: str, told: str) -> 
     recipe.write_text(text)
     with pytest.raises(StartError, match=told):
         parsed("--recipe", str(recipe))
+
+
+def test_the_bundled_drafter_is_what_its_recipe_says() -> None:
+    recipe, made = parsed("--recipe", str(BUNDLED / "recipe.yaml")), read_settings(BUNDLED)
+    assert str(recipe.model) == BUNDLED.name
+    assert (recipe.kind, recipe.layers, recipe.block_size) == (
+        made.kind,
+        made.layers.num_layers,
+        made.num_slots,
+    )
+    assert (recipe.target_layer_ids, recipe.mask_token_id) == (made.target_layer_ids, made.mask_token_id)
+    assert (recipe.markov_rank, recipe.draft_vocab_size) == (made.markov_rank, made.draft_vocab_size)
+
+
+def test_the_model_that_a_recipe_names_is_looked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("model: no-such-model\nanswers: [a.npz]\nout: run")
+    assert main(["train", "--recipe", str(recipe), "--data-dir", str(tmp_path)]) == 2
+    assert "model 'no-such-model' is not smollm2-135m-instruct" in capsys.readouterr().err

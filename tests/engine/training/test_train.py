@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import subprocess
 import sys
@@ -15,10 +16,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from engine.checkpoint import read_weights
 from engine.drafters.base import Proposal
 from engine.drafters.batches import Anchor, Span, context_rows, draft_batch
 from engine.drafters.context import DraftCache
+from engine.drafters.fingerprint import KEY, fingerprint
 from engine.drafters.loading import Loaded, TargetParts, load_drafter
+from engine.drafters.temperatures import Calibration, read_temperatures
 from engine.errors import StartError
 from engine.kv_cache import num_blocks_for
 from engine.training.answers import Answers, Conversation
@@ -129,6 +133,19 @@ def test_a_run_is_neither_overwritten_nor_continued_with_other_settings(settings
         train(settings)
     with pytest.raises(StartError, match="learning_rate"):
         train(replace(settings, resume=True, learning_rate=1.0))
+
+
+def test_what_was_written_names_its_target_and_loses_the_calibration_of_other_weights(
+    settings: TrainSettings,
+) -> None:
+    train(replace(settings, for_s=0.0))
+    folder = settings.out / "drafter"
+    Calibration((2.0,) * 4, "prompts.jsonl", 10, 0.2, 0.1).write(folder)
+    assert read_temperatures(folder, 4) == (2.0,) * 4
+    train(replace(settings, for_s=0.0, resume=True))
+    assert read_temperatures(folder, 4) is None
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    assert config[KEY] == fingerprint(read_weights(settings.model)["model.embed_tokens.weight"])
 
 
 @pytest.mark.parametrize("kind", ["dspark", "dflash", "eagle3", "mtp"])
