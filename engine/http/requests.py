@@ -122,7 +122,7 @@ def _read_common(fields: Fields, *, top_logprobs: int | None, **given: Any) -> G
         json_schema=json_schema,
         is_strict=is_strict,
         num_choices=fields.integer("n", 1, MAX_CHOICES) or 1,
-        speculation=_read_speculation(fields.object("sparkgate")),
+        speculation=_read_speculation(fields),
         **given,
     )
     if request.has_rule and request.min_new_tokens:
@@ -183,13 +183,16 @@ def _read_response_format(fields: Fields) -> tuple[str | None, bool]:
 
 
 def _read_speculation(fields: Fields) -> Speculation:
-    wanted = fields.text("speculation")
+    """A seed promises the same answer again. Drafts that are drawn cannot keep it: how many are tested depends on load."""
+    own = fields.object("sparkgate")
+    wanted = own.text("speculation")
     for known in get_args(Speculation):
         if wanted == known:
             return known
     if wanted is None:
-        return "auto"
-    raise fields.invalid("speculation", f"{wanted!r} is none of {', '.join(get_args(Speculation))}.")
+        is_drawn = fields.number("temperature", 1.0, 0.0, 2.0) > 0.0
+        return "off" if is_drawn and fields.raw("seed") is not None else "auto"
+    raise own.invalid("speculation", f"{wanted!r} is none of {', '.join(get_args(Speculation))}.")
 
 
 def _read_stops(fields: Fields) -> tuple[str, ...]:
