@@ -183,7 +183,7 @@ def _read_response_format(fields: Fields) -> tuple[str | None, bool]:
 
 
 def _read_speculation(fields: Fields) -> Speculation:
-    """A seed promises the same answer again. Drafts that are drawn cannot keep it: how many are tested depends on load."""
+    """A seed promises the same answer again, which drawn drafts cannot keep: how many are tested depends on load."""
     own = fields.object("sparkgate")
     wanted = own.text("speculation")
     for known in get_args(Speculation):
