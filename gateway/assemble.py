@@ -33,9 +33,8 @@ from gateway.config.deployment import (
 )
 from gateway.config.load import load_deployment
 from gateway.config.variables import DATABASE_URL_VARIABLE
-from gateway.control import key_watch, policy_watch
+from gateway.control import api, key_watch, policy_watch, stored_responses
 from gateway.control.key_watch import KeyWatch
-from gateway.control.late import AsgiApp, LateApp
 from gateway.control.plane import Plane
 from gateway.control.policy_watch import PolicyWatch
 from gateway.dispatch import engine_watch
@@ -132,13 +131,7 @@ async def assembled(files: Files, index: int) -> AsyncIterator[Parts]:
         plane = Plane(routes, fleet, policy, keys, spool, database, collect, release, now)
         keepers = _keepers(routes, upstreams)
         homes = ResponseHomes(keepers, HomeLedger(database, spool))
-
-        def control_app() -> AsgiApp:
-            from gateway.control import api, stored_responses
-
-            return api.control_app(plane, stored_responses.router(homes, keepers, dispatcher))
-
-        control = LateApp(control_app)
+        control = api.control_app(plane, stored_responses.router(homes, keepers, dispatcher))
         watch = EngineWatch(engines, fleet, database if index == 0 else None)
         chores = [
             (policy.step, policy_watch.INTERVAL_S),
@@ -146,7 +139,6 @@ async def assembled(files: Files, index: int) -> AsyncIterator[Parts]:
             (_flush(metrics), METRICS_INTERVAL_S),
             (watch.step, engine_watch.INTERVAL_S),
         ]
-        control.begin()
         async with _running(chores, spool):
             yield Parts(dispatcher, keys, quotas, homes, control)
     finally:
