@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any, Literal
 
 import anthropic
@@ -103,12 +104,22 @@ class Weather(BaseModel):
     degrees: Literal[21, 30]
 
 
+_clients = ExitStack()
+
+
+@pytest.fixture(autouse=True)
+def close_clients() -> Iterator[None]:
+    """Left to the garbage collector, a client's sockets may go before the client that would close them."""
+    with _clients:
+        yield
+
+
 def client(product: Product) -> OpenAI:
-    return OpenAI(base_url=f"{product.url}/v1", api_key=product.key, max_retries=0)
+    return _clients.enter_context(OpenAI(base_url=f"{product.url}/v1", api_key=product.key, max_retries=0))
 
 
 def anthropic_client(product: Product) -> Anthropic:
-    return Anthropic(base_url=product.url, api_key=product.key, max_retries=0)
+    return _clients.enter_context(Anthropic(base_url=product.url, api_key=product.key, max_retries=0))
 
 
 def engine_is_idle(product: Product) -> bool:
