@@ -71,6 +71,7 @@ class EngineSettings(Strict):
     dtype: Literal["auto", "bfloat16", "float32", "w8a16"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     drafter: NotEmpty = "auto"  # bundled, lookup, none, a folder, a hub id: the engine knows which there are
+    draft_schedule: Literal["prefix", "delayed"] = "prefix"  # by confidences of this step, or two before
     max_batch: PositiveInt = 16
     threads: PositiveInt | None = None
     cost_per_hour_usd: NonNegative | None = 0.20

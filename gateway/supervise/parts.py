@@ -48,7 +48,7 @@ def engine_command(plan: Plan, host: str = "127.0.0.1") -> tuple[str, ...]:
     argv = [*_MODULE, "engine", "serve", "--model", settings.model, "--data-dir", str(plan.data_dir)]
     argv += ["--host", host, "--port", str(plan.deployment.engine_port)]
     argv += ["--dtype", settings.dtype, "--device", settings.device, "--drafter", settings.drafter]
-    argv += ["--max-batch", str(settings.max_batch)]
+    argv += ["--draft-schedule", settings.draft_schedule, "--max-batch", str(settings.max_batch)]
     if settings.threads is not None:
         argv += ["--threads", str(settings.threads)]
     return tuple(argv)
