@@ -15,7 +15,7 @@ CODE := gateway router engine dashboard migrations tests
 ARGS ?=
 TESTS ?=
 
-.PHONY: help setup up test test-gpu test-faults lint fmt browser clean
+.PHONY: help setup up test test-gpu test-faults test-training lint fmt browser clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 10
@@ -36,6 +36,9 @@ test-gpu: $(VENV)/.installed-dev  ## the tests that need a CUDA device, on this 
 test-faults: $(VENV)/.installed-dev  ## a thousand broken streams, and a thousand departures of clients
 	SPARKGATE_EXAMPLES=1000 $(BIN)/python -m pytest -s tests/gateway/dispatch/test_stream_properties.py \
 		tests/gateway/dispatch/test_disconnects.py $(TESTS)
+
+test-training: $(VENV)/.installed-dev  ## the bundled drafter's recipe for five minutes; SPARKGATE_TEST_DATA has its data
+	SPARKGATE_TRAIN_MINUTES=5 $(BIN)/python -m pytest -s tests/engine/training/test_reproduction.py $(TESTS)
 
 lint: $(VENV)/.installed-dev  ## ruff and mypy
 	$(BIN)/ruff check .

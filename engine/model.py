@@ -23,7 +23,7 @@ from engine.linear import Head, Linear, SwiGLU, make_head, make_linear, make_swi
 from engine.rope import rotary_table
 
 SCORE_DEPTH = 32  # with heads of no multiple of it, how a CPU rounds scores depends on the number of rows
-LAST_HIDDEN = -1  # captured in place of layers: the state after the final norm, which the head reads
+LAST_HIDDEN = -1  # captured after any layers: the state after the final norm, which the head reads
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class Forwarded:
     """What a forward computed. `features` is None where nothing was captured."""
 
     logits: Tensor  # [R, V] float32, the wanted rows
-    features: Tensor | None  # [N, layers * D], every row: what was captured, side by side
+    features: Tensor | None  # [N, captured * D], every row: what was captured, side by side
 
 
 class Model(Protocol):
@@ -80,7 +80,7 @@ class Model(Protocol):
 
     def forward(self, batch: ForwardBatch, cache: KVCache, capture: tuple[int, ...] = ()) -> Forwarded:
         """Compute all rows, store their keys and values; `capture` names layers whose outputs are wanted,
-        or is `(LAST_HIDDEN,)`."""
+        then `LAST_HIDDEN` where that is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,14 +139,14 @@ class Llama:
         """Compute all rows, store their keys and values.
 
         `capture` names layers by index, strictly increasing, the last one excluded: their outputs (the
-        residual stream before the next norm) become the features. `(LAST_HIDDEN,)` asks for the state after
-        the final norm instead. ValueError for anything else.
+        residual stream before the next norm) become the features. `LAST_HIDDEN`, alone or after them, adds
+        the state after the final norm. ValueError for anything else.
         """
         check_capture(capture, self.config.num_layers)
         features = None
-        if capture and capture != (LAST_HIDDEN,):
+        if capture:
             shape = (len(batch.token_ids), len(capture), self.config.hidden_size)
-            features = torch.empty(shape, dtype=self.dtype, device=self.device)  # [N, layers, D]
+            features = torch.empty(shape, dtype=self.dtype, device=self.device)  # [N, captured, D]
         hidden = F.embedding(batch.token_ids, self.embedding)  # [N, D]
         cosine = self.cosine.index_select(0, batch.positions)  # [N, 1, d]
         sine = self.sine.index_select(0, batch.positions)
@@ -158,10 +158,12 @@ class Llama:
             hidden = layer.mlp_out.add_to(hidden, layer.gate_up(normed))
             if features is not None and index in capture:
                 features[:, capture.index(index)] = hidden
-        if capture == (LAST_HIDDEN,):
+        if features is not None and capture[-1] == LAST_HIDDEN:
             last = self._norm(hidden, self.final_norm)  # [N, D]
-            return Forwarded(self.head(last.index_select(0, batch.logit_rows)), last)
-        wanted = self._norm(hidden.index_select(0, batch.logit_rows), self.final_norm)
+            features[:, -1] = last
+            wanted = last.index_select(0, batch.logit_rows)
+        else:
+            wanted = self._norm(hidden.index_select(0, batch.logit_rows), self.final_norm)
         return Forwarded(self.head(wanted), features.flatten(1) if features is not None else None)
 
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
@@ -221,15 +223,14 @@ class Llama:
 
 
 def check_capture(capture: tuple[int, ...], num_layers: int) -> None:
-    """ValueError unless these are layers whose outputs drafters may read, or `LAST_HIDDEN` alone.
+    """ValueError unless these are layers whose outputs drafters may read, `LAST_HIDDEN`, or both in this order.
 
     The last layer is refused: training and evaluation tools disagree on whether its output is normed.
     """
-    if capture == (LAST_HIDDEN,):
-        return
-    rising = all(low < high for low, high in pairwise(capture))
-    if not rising or any(not 0 <= index < num_layers - 1 for index in capture):
+    layers = capture[:-1] if capture[-1:] == (LAST_HIDDEN,) else capture
+    rising = all(low < high for low, high in pairwise(layers))
+    if not rising or any(not 0 <= index < num_layers - 1 for index in layers):
         raise ValueError(
-            f"captured layers {list(capture)} must rise strictly within 0 to {num_layers - 2}; "
+            f"captured layers {list(layers)} must rise strictly within 0 to {num_layers - 2}; "
             f"the last of {num_layers} layers cannot be captured"
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from weakref import finalize
 
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor
 from engine.checkpoint import ModelConfig
 from engine.kv_cache import KVCache
 from engine.linear import Head, make_head
-from engine.model import LAST_HIDDEN, ForwardBatch, Forwarded, check_capture
+from engine.model import ForwardBatch, Forwarded, check_capture
 from engine.native.library import Parts, Step, load_library
 from engine.rope import rotary_table
 
@@ -68,8 +68,10 @@ class QuantizedLlama:
 
     @cached_property
     def head(self) -> Head:
-        """The output head in bfloat16, made when a drafter first asks: the forward has its own."""
-        return make_head(self.head_weight)
+        """The output head in bfloat16, made when it first computes: the forward has its own."""
+        weight = self.head_weight
+        made = cache(lambda: make_head(weight))
+        return lambda states: made()(states)
 
     @property
     def has_amx(self) -> bool:
@@ -100,7 +102,6 @@ class QuantizedLlama:
         logits = torch.empty(num_logits, config.vocab_size)
         features = torch.empty(num_rows, len(capture) * config.hidden_size) if capture else None
         tables, first_rows, widths = _sequences(batch)
-        layers = (config.num_layers,) if capture == (LAST_HIDDEN,) else capture  # as forward.cpp counts
         step = Step(
             num_rows=num_rows,
             num_sequences=len(tables),
@@ -113,7 +114,7 @@ class QuantizedLlama:
             widths=_wholes(widths),
             block_ids=_wholes(tables),
             logit_rows=batch.logit_rows.data_ptr(),
-            captured=_wholes(layers),
+            captured=_wholes(capture),
             cache=_wholes([layer.data_ptr() for layer in cache.layers]),
             logits=logits.data_ptr(),
             features=features.data_ptr() if features is not None else None,

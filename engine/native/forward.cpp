@@ -14,7 +14,7 @@ struct Step {
   const int64_t *first_rows, *widths;                           // [sequences]
   const int64_t* const* block_ids;                              // [sequences] each [blocks]
   const int64_t* logit_rows;                                    // [num_logits]
-  const int64_t* captured;  // [num_captured] layers, or num_layers alone: the state after the final norm
+  const int64_t* captured;  // [num_captured] layers, then -1 where the state after the final norm is wanted
   uint16_t* const* cache;                                       // [layers], blocks as attention.h reads them
   float *logits, *features;                                     // [num_logits, V], [rows, num_captured, D]
 };
@@ -107,7 +107,8 @@ void Model::run(const Step& step) {
     if (num_captured < step.num_captured) {
 #pragma omp for
       for (int64_t row = 0; row < step.num_rows; ++row)
-        norm_row(&stream[row * hidden], final_norm, step.features + row * hidden);
+        norm_row(&stream[row * hidden], final_norm,
+                 step.features + (row * step.num_captured + num_captured) * hidden);
     }
     if (step.num_logits > 0) compute_logits(step);
 #ifdef SPARKGATE_AMX

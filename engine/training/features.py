@@ -91,15 +91,12 @@ class FeatureStore:
         cache = KVCache(
             config.num_layers, num_blocks, config.num_kv_heads, config.head_dim, model.dtype, model.device
         )
-        no_rows = replace(batch, logit_rows=batch.logit_rows[:0])
-        parts = []
-        if self.layer_ids:
-            parts.append(model.forward(no_rows, cache, self.layer_ids).features)
         asked = replace(batch, logit_rows=torch.tensor(wanted, device=model.device))
-        out = model.forward(asked, cache, (LAST_HIDDEN,))
+        out = model.forward(asked, cache, (*self.layer_ids, LAST_HIDDEN))
         norms = torch.zeros(row)
         norms[wanted] = torch.logsumexp(out.logits, dim=-1).cpu()
-        rows = torch.cat([*parts, out.features], dim=1).to("cpu", torch.bfloat16)  # type: ignore[list-item]
+        assert out.features is not None
+        rows = out.features.to("cpu", torch.bfloat16)
         for index, (conversation, at) in enumerate(zip(conversations, spans, strict=True)):
             here = slice(first_rows[index], first_rows[index] + at.stop - at.start)
             self._rows[at] = rows[here].view(torch.uint16).numpy()

@@ -16,7 +16,7 @@ from transformers import LlamaForCausalLM
 from engine.batch import build_batch, in_row_order
 from engine.kv_cache import BLOCK_TOKENS, KVCache, num_blocks_for
 from engine.linear import TILE_ROWS, has_fast_bfloat16
-from engine.model import LAST_HIDDEN, Llama
+from engine.model import LAST_HIDDEN, Llama, Model
 from engine.scheduler import Chunk
 from engine.sequence import Sequence
 from tests.engine.devices import DEVICES
@@ -28,7 +28,7 @@ PARITY = Path(__file__).parents[1] / "fixtures" / "dspark_parity"
 class Runner:
     """Computes chunks with blocks handed out from scattered places."""
 
-    def __init__(self, model: Llama, num_blocks: int = 64, capture: tuple[int, ...] = ()) -> None:
+    def __init__(self, model: Model, num_blocks: int = 64, capture: tuple[int, ...] = ()) -> None:
         self.model, self.capture = model, capture
         self.features: Tensor | None = None  # of the last run
         config = model.config
@@ -198,6 +198,30 @@ def test_the_last_hidden_state_is_that_after_the_final_norm(
     assert torch.equal(toy_model.head(runner.features[-1:])[0], logits)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_one_pass_computes_to_the_last_bit_what_two_do(toy_folder: Path, dtype: torch.dtype) -> None:
+    assert_one_pass_equals_two(load_toy(toy_folder, dtype))
+
+
+def assert_one_pass_equals_two(model: Model) -> None:
+    """Layers and the last hidden state captured together, beside each alone; and the logits."""
+
+    def compute(*capture: int) -> tuple[Tensor, dict[str, Tensor]]:
+        runner = Runner(model, capture=capture)
+        work = [(make_sequence(str(count), tokens(count, seed=count)), count) for count in (40, 7, 1)]
+        logits = runner.run(*work)
+        assert runner.features is not None
+        return runner.features, logits
+
+    both, logits = compute(0, 1, LAST_HIDDEN)
+    layers, logits_beside_layers = compute(0, 1)
+    last_hidden, logits_beside_last = compute(LAST_HIDDEN)
+    assert torch.equal(both, torch.cat([layers, last_hidden], dim=1))
+    for name in ("40", "7", "1"):
+        assert torch.equal(logits[name], logits_beside_layers[name])
+        assert torch.equal(logits[name], logits_beside_last[name])
+
+
 @pytest.mark.parametrize("tied", [True, False])
 def test_the_head_weight_is_the_embedding_only_where_they_are_tied(tmp_path: Path, tied: bool) -> None:
     write_toy_model(tmp_path, tie_word_embeddings=tied)
@@ -206,7 +230,9 @@ def test_the_head_weight_is_the_embedding_only_where_they_are_tied(tmp_path: Pat
     assert (model.head_weight is model.embedding) == tied
 
 
-@pytest.mark.parametrize("capture", [(1, 1), (1, 0), (2,), (-2,), (0, 3), (LAST_HIDDEN, 0), (0, LAST_HIDDEN)])
+@pytest.mark.parametrize(
+    "capture", [(1, 1), (1, 0), (2,), (-2,), (0, 3), (LAST_HIDDEN, 0), (LAST_HIDDEN,) * 2]
+)
 def test_layers_that_cannot_be_captured_are_refused(toy_model: Llama, capture: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="the last of 3 layers cannot be captured"):
         Runner(toy_model, capture=capture).run((make_sequence("a", [1]), 1))

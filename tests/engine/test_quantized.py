@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 from transformers import LlamaForCausalLM
 
 from engine.checkpoint import read_config, read_weights
 from engine.errors import StartError
-from engine.linear import has_tiles
+from engine.linear import Head, has_tiles, make_head
 from engine.load import choose_format, load_model
 from engine.loop import Engine
 from engine.model import LAST_HIDDEN
@@ -18,7 +19,7 @@ from engine.native import library
 from engine.quantized import QuantizedLlama, can_quantise
 from engine.tokenizer import ModelTokenizer
 from tests.engine.prompts import PROMPTS
-from tests.engine.test_model import Runner, last_logits, tokens
+from tests.engine.test_model import Runner, assert_one_pass_equals_two, last_logits, tokens
 from tests.engine.toy import load_toy, make_engine, make_sequence, run_all, write_toy_model, write_toy_qwen3
 
 
@@ -133,6 +134,27 @@ def test_captured_layers_are_near_those_of_float32(toy_folder: Path, quantized: 
     assert ours is not None
     assert exact is not None
     assert (ours.float() - exact).square().mean().sqrt() < 0.08 * exact.std()
+
+
+def test_one_pass_computes_to_the_last_bit_what_two_do(quantized: QuantizedLlama) -> None:
+    assert_one_pass_equals_two(quantized)
+
+
+def test_the_drafters_head_is_made_once_when_it_first_computes(
+    toy_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Head] = []
+
+    def keep(weight: Tensor) -> Head:
+        made.append(make_head(weight))
+        return made[-1]
+
+    monkeypatch.setattr("engine.quantized.make_head", keep)
+    model = load_quantized(toy_folder)
+    head, state = model.head, torch.ones(1, 48, dtype=torch.bfloat16)
+    assert not made
+    assert torch.equal(head(state), model.head(state))
+    assert len(made) == 1
 
 
 @torch.inference_mode()
