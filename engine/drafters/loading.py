@@ -74,7 +74,7 @@ def load_drafter(folder: Path, target: TargetParts, *, draft_topk: int | None = 
     quantizes = target.is_quantized and draft_topk is None and _can_quantise(settings, stored)
     tensors = DraftTensors(folder, stored, target.embedding, packs=not quantizes)
     embedding, shares_embedding = _embedding(tensors, target)
-    vocabulary = _vocabulary(tensors, settings, target)
+    vocabulary = read_vocabulary(tensors, settings)
     head_weight, shares_head = _head_weight(tensors, settings, target, vocabulary)
     if head_weight is target.head_weight:
         head = target.head
@@ -146,11 +146,15 @@ def _head_weight(
     return stored, False
 
 
-def _vocabulary(tensors: DraftTensors, settings: DraftSettings, target: TargetParts) -> Tensor | None:
-    """Target ids of the drafter's ids: `d2t` stores by how much each is further, `t2d` which they are."""
-    size, known = len(target.embedding), tensors.maybe("t2d", len(target.embedding))
+def read_vocabulary(tensors: DraftTensors, settings: DraftSettings) -> Tensor | None:
+    """Target ids [V] of the drafter's ids, or None where it has them all. StartError where they are unclear.
+
+    `d2t` stores by how much each is further, `t2d` which they are.
+    """
+    size = settings.layers.vocab_size
+    known = tensors.maybe("t2d", size)
     if settings.draft_vocab_size is None:
-        moved = tensors.maybe("d2t", settings.layers.vocab_size)
+        moved = tensors.maybe("d2t", size)
         if moved is not None and bool(moved.any()):
             raise StartError(
                 f"{tensors.folder}: d2t moves tokens, though the drafter has the whole vocabulary"
@@ -319,6 +323,6 @@ def _mtp(shared: _Shared) -> ChainDrafter:
         final_norm=tensors.norm("norm", hidden, eps),
         head=shared.head,
         rotary=shared.rotary,
-        vocabulary=None,
+        vocabulary=shared.vocabulary,
         reads_last_hidden=True,
     )

@@ -45,6 +45,11 @@ def read_settings(folder: Path) -> DraftSettings:
     raw = read_json(path)
     if raw is None:
         raise StartError(f"{folder} has no config.json: it is not a drafter's folder")
+    return parse_settings(path, raw)
+
+
+def parse_settings(path: Path, raw: dict[str, Any]) -> DraftSettings:
+    """What the content of a config.json says. StartError, which names it `path`, where it is unknown or ambiguous."""
     try:
         settings = _read(path, raw)
     except KeyError as missing:
@@ -66,7 +71,9 @@ def _read(path: Path, raw: dict[str, Any]) -> DraftSettings:
         return _read_deepspec(path, raw, DEEPSPEC_KINDS[architectures[0]])
     num_mtp = int(raw.get("num_nextn_predict_layers") or raw.get("mtp_num_hidden_layers") or 0)
     if num_mtp == 1:
-        return DraftSettings("mtp", _layers(path, raw), target_layer_ids=())
+        layers = _layers(path, raw)
+        vocab_size = _draft_vocab_size(raw.get("draft_vocab_size"), layers)
+        return DraftSettings("mtp", layers, target_layer_ids=(), draft_vocab_size=vocab_size)
     if num_mtp > 1:
         raise StartError(f"{path}: {num_mtp} multi-token-prediction layers: only one is supported")
     known = ", ".join(DEEPSPEC_KINDS)
@@ -80,7 +87,12 @@ def _read_deepspec(path: Path, raw: dict[str, Any], kind: Kind) -> DraftSettings
     layers, layer_ids = _layers(path, raw), _ids(path, raw, "target_layer_ids")
     if kind == "eagle3":
         return DraftSettings(
-            kind, layers, layer_ids, raw.get("num_target_layers"), num_slots=int(raw["ttt_length"])
+            kind,
+            layers,
+            layer_ids,
+            num_target_layers=raw.get("num_target_layers"),
+            num_slots=int(raw["ttt_length"]),
+            draft_vocab_size=_draft_vocab_size(raw.get("draft_vocab_size"), layers),
         )
     rank = int(raw["markov_rank"])
     return DraftSettings(
@@ -110,8 +122,6 @@ def _read_speculators(path: Path, raw: dict[str, Any]) -> DraftSettings:
         raise StartError(f"{path}: projector_type {raw['projector_type']!r} is not supported")
     layers = _layers(path, raw["transformer_layer_config"])
     rank = int(raw.get("markov_rank") or 0)
-    samples_anchor = bool(raw["sample_from_anchor"])
-    draft_vocab_size = int(raw["draft_vocab_size"])
     return DraftSettings(
         "dspark",
         layers,
@@ -122,9 +132,13 @@ def _read_speculators(path: Path, raw: dict[str, Any]) -> DraftSettings:
         markov_kind=_markov_kind(path, raw, rank),
         has_confidence=bool(raw.get("enable_confidence_head", False)),
         confidence_reads_markov=bool(raw.get("confidence_head_with_markov", False)),
-        samples_anchor=samples_anchor,
-        draft_vocab_size=None if draft_vocab_size == layers.vocab_size else draft_vocab_size,
+        samples_anchor=bool(raw["sample_from_anchor"]),
+        draft_vocab_size=_draft_vocab_size(raw["draft_vocab_size"], layers),
     )
+
+
+def _draft_vocab_size(said: int | None, layers: ModelConfig) -> int | None:
+    return None if said == layers.vocab_size else said
 
 
 def _layers(path: Path, raw: dict[str, Any]) -> ModelConfig:
@@ -167,5 +181,8 @@ def _check(path: Path, settings: DraftSettings) -> None:
         raise StartError(
             f"{path}: num_hidden_layers {settings.layers.num_layers}: an Eagle3 drafter has one layer"
         )
+    size = settings.draft_vocab_size
+    if size is not None and not 0 < size < settings.layers.vocab_size:
+        raise StartError(f"{path}: draft_vocab_size {size} is not within the vocabulary")
     if any(one < 0 for one in settings.target_layer_ids):
         raise StartError(f"{path}: a feature before the first layer's output is not supported")

@@ -1,4 +1,4 @@
-"""Command line: `python -m engine.training data|train|eval|calibrate`, which `sparkgate drafter` calls.
+"""Command line: `python -m engine.training data|train|eval|calibrate|compare`, which `sparkgate drafter` calls.
 
 User mistakes end in one line and exit code 2. Importing torch waits until the options are read.
 """
@@ -20,7 +20,7 @@ from engine.__main__ import progress_bar
 from engine.errors import StartError
 from engine.fetch import BUNDLED_MODEL, Progress
 from engine.training.prompts import EVALUATION_PROMPTS
-from engine.training.recipe import add_arguments
+from engine.training.recipe import KINDS, add_arguments
 
 if TYPE_CHECKING:
     from engine.drafters.named import Named
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from engine.training.evaluate import EvalSettings
 
 DATA_DIR = Path(".sparkgate")
+_COMPARABLE = (*KINDS, "lookup")
 _SPIN_COUNT = "10000"  # of OpenMP's workers, as when serving
 
 
@@ -141,6 +142,34 @@ def _calibrate(options: argparse.Namespace, progress: Progress) -> None:
         options.plot.write_text(svg(f"{named.name}, confidence", panels), encoding="utf-8")
 
 
+def _compare(options: argparse.Namespace, progress: Progress) -> None:
+    from engine.fetch import fetch_model
+    from engine.training.compare import Plan, measure_all, train_all
+    from engine.training.evaluate import EvalSettings, spread
+    from engine.training.prompts import read_prompts
+    from engine.training.recipe import settings_of
+    from engine.training.report import comparison_rows, comparison_table
+
+    prompts = read_prompts(options.prompts)
+    if options.prompts_per_domain is not None:
+        prompts = spread(prompts, options.prompts_per_domain)
+    settings = settings_of(options)
+    target = fetch_model(str(settings.model), options.data_dir, progress).folder
+    settings = replace(settings, model=target.resolve())
+    rates = options.learning_rates or (settings.learning_rate,)
+    trial_blocks = options.trial_blocks or max(1, settings.blocks // 10)
+    plan = Plan(settings, options.kinds, rates, trial_blocks, options.processes)
+    trained = train_all(plan)
+    served = {"model": str(target), "dtype": settings.dtype, "device": settings.device, "threads": None}
+    model, tokenizer = _target(argparse.Namespace(**vars(options) | served), progress)
+    asked = [EvalSettings(one, options.max_tokens, options.streams) for one in options.temperatures]
+    found = measure_all(plan, trained, model, tokenizer, prompts, asked, progress)
+    rows = comparison_rows(found["drafters"])
+    for temperature in dict.fromkeys(row["temperature"] for row in rows):
+        print(f"accepted length at temperature {temperature}")
+        print(comparison_table(row for row in rows if row["temperature"] == temperature))
+
+
 def _drafter(options: argparse.Namespace, model: Model, progress: Progress) -> Named:
     from engine.drafters.named import load_named
 
@@ -202,7 +231,43 @@ def parser() -> argparse.ArgumentParser:
         metavar="T,…",
         help="of the answers that confidence shall fit, all together (default: 0,1)",
     )
+    _add_compare(
+        commands.add_parser("compare", help="train drafters of several kinds alike and measure them")
+    )
     return arguments
+
+
+def _add_compare(compare: argparse.ArgumentParser) -> None:
+    compare.set_defaults(run=_compare)
+    compare.add_argument(
+        "--recipe", type=Path, metavar="FILE.yaml", help="of all runs: what `train` takes, _ for -"
+    )
+    compare.add_argument("--model", type=Path, help="the target: bundled name, folder or Hugging Face id")
+    compare.add_argument("--data-dir", type=Path, default=DATA_DIR, help="where models are kept")
+    compare.add_argument("--answers", type=Path, nargs="+", metavar="FILE.npz", help="the target's answers")
+    compare.add_argument("--features", type=Path, metavar="FOLDER", help="what the target computes of them")
+    compare.add_argument("--out", type=Path, metavar="FOLDER", help="the runs and the report")
+    compare.add_argument(
+        "--kinds",
+        type=_kinds,
+        default=_COMPARABLE,
+        metavar="KIND,…",
+        help=f"default: {','.join(_COMPARABLE)}",
+    )
+    compare.add_argument(
+        "--learning-rates",
+        type=_rates,
+        metavar="R,…",
+        help="the one that does best in a trial is each kind's",
+    )
+    compare.add_argument("--blocks", type=_positive, help="of a run")
+    compare.add_argument("--trial-blocks", type=_positive, help="of a trial (default: a tenth of a run's)")
+    compare.add_argument("--processes", type=_positive, default=1, help="that train together, a thread each")
+    compare.add_argument(
+        "--temperatures", type=_temperatures, default=(0.0, 1.0), metavar="T,…", help="default: 0,1"
+    )
+    _add_prompts(compare)
+    compare.add_argument("--prompts-per-domain", type=_positive, metavar="N", help="no more, evenly spread")
 
 
 def _add_data(data: argparse.ArgumentParser) -> None:
@@ -235,6 +300,12 @@ def _add_data(data: argparse.ArgumentParser) -> None:
 def _add_measured(command: argparse.ArgumentParser) -> None:
     _add_target(command)
     command.add_argument("--drafter", required=True, help="a folder, a Hugging Face id, bundled, or lookup")
+    _add_prompts(command)
+    command.add_argument("--seed", type=int, default=0, help="of the first prompt; the next has the next")
+    command.add_argument("--plot", type=_svg_file, metavar="FILE.svg", help="draw it")
+
+
+def _add_prompts(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--prompts",
         type=Path,
@@ -244,8 +315,6 @@ def _add_measured(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--max-tokens", type=_positive, default=256, help="of an answer")
     command.add_argument("--streams", type=_positive, default=8, help="answers at once")
-    command.add_argument("--seed", type=int, default=0, help="of the first prompt; the next has the next")
-    command.add_argument("--plot", type=_svg_file, metavar="FILE.svg", help="draw it")
 
 
 def _add_target(command: argparse.ArgumentParser) -> None:
@@ -276,6 +345,24 @@ def _svg_file(text: str) -> Path:
     if not text.endswith(".svg"):
         raise argparse.ArgumentTypeError(f"{text!r}: the picture is an SVG; give it a name that ends in .svg")
     return _file(text)
+
+
+def _kinds(text: str) -> tuple[str, ...]:
+    kinds = tuple(dict.fromkeys(text.split(",")))
+    unknown = [one for one in kinds if one not in _COMPARABLE]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(_COMPARABLE)}")
+    return kinds
+
+
+def _rates(text: str) -> tuple[float, ...]:
+    try:
+        rates = tuple(dict.fromkeys(map(float, text.split(","))))
+    except ValueError:
+        rates = ()
+    if not rates or min(rates) <= 0.0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of learning rates, like 6e-4,1.5e-3")
+    return rates
 
 
 def _temperatures(text: str) -> tuple[float, ...]:

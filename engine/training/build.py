@@ -1,13 +1,14 @@
 """Makes the module to train, and writes it as a drafter's folder.
 
-In: settings and the target. Out: a net that begins with layers of the target, or at random; and on disk what
-`engine.drafters.loading` reads: parameters in bfloat16, without the target's embedding and head.
+In: settings and the target. Out: a net that begins with layers of the target, with another drafter, or at
+random; and on disk what `engine.drafters.loading` reads: parameters in bfloat16, without the target's embedding
+and head.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,20 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from engine.checkpoint import ModelConfig
+from engine.checkpoint import ModelConfig, read_weights
 from engine.drafters import temperatures
 from engine.drafters.fingerprint import KEY, fingerprint
+from engine.drafters.loading import read_vocabulary
+from engine.drafters.settings import DraftSettings, parse_settings, read_settings
+from engine.drafters.tensors import DraftTensors
+from engine.errors import StartError
 from engine.model import Model
 from engine.training.modules import BlockNet, ChainNet, Eagle3Net, MtpNet, layers_of
 from engine.training.recipe import TrainSettings
 
 Net = BlockNet | ChainNet
 _NOISE = 0.02  # standard deviation of what begins at random
+_MAY_DIFFER = ("norm_eps", "max_positions", "tied_embeddings", "eos_ids")  # in what a run starts from
 
 
 def frequent_tokens(token_ids: np.ndarray, count: int, vocab_size: int) -> Tensor | None:
@@ -42,8 +48,8 @@ def draft_config(settings: TrainSettings, target: ModelConfig) -> ModelConfig:
     return replace(target, num_layers=num_layers, has_head_norms=True)
 
 
-def build_net(settings: TrainSettings, target: Model, vocab_size: int) -> Net:
-    """An untrained drafter on the target's device. `vocab_size` is the drafter's."""
+def build_net(settings: TrainSettings, target: Model, vocabulary: Tensor | None) -> Net:
+    """An untrained drafter of these tokens (target ids [V]; None: all) on the target's device."""
     config, embedding = draft_config(settings, target.config), target.embedding
     num_taps = len(settings.target_layer_ids)
     net: Net
@@ -60,7 +66,7 @@ def build_net(settings: TrainSettings, target: Model, vocab_size: int) -> Net:
             num_slots=settings.block_size,
             mask_token_id=settings.mask_token_id,
             markov_rank=settings.markov_rank if is_linked else 0,
-            draft_vocab_size=vocab_size,
+            draft_vocab_size=target.config.vocab_size if vocabulary is None else len(vocabulary),
             has_confidence=is_linked,
         )
     noise = torch.Generator().manual_seed(settings.seed)
@@ -70,6 +76,31 @@ def build_net(settings: TrainSettings, target: Model, vocab_size: int) -> Net:
         elif parameter.dim() > 1:
             nn.init.normal_(parameter, std=_NOISE, generator=noise)
     return net.to(target.device)
+
+
+def load_net(folder: Path, settings: TrainSettings, target: Model) -> tuple[Net, Tensor | None]:
+    """A drafter from its folder, and its tokens. StartError where it is not what these settings train."""
+    size, whole = settings.draft_vocab_size, target.config.vocab_size
+    config = _config(settings, target.config, size if 0 < size < whole else whole)
+    theirs, wanted = read_settings(folder), parse_settings(folder / "config.json", config)
+    _refuse_another(folder, theirs, wanted)
+    tensors = DraftTensors(folder, read_weights(folder), torch.empty(0))
+    vocabulary = read_vocabulary(tensors, theirs)
+    net, prefix = build_net(settings, target, vocabulary), _prefix(settings)
+    rest = {name: tensor for name, tensor in tensors.stored.items() if name not in tensors.used}
+    try:
+        net.load_state_dict({name.removeprefix(prefix): tensor for name, tensor in rest.items()})
+    except RuntimeError as error:
+        raise StartError(f"cannot start from {folder}: {' '.join(str(error).split())}") from None
+    return net, vocabulary
+
+
+def _refuse_another(folder: Path, theirs: DraftSettings, wanted: DraftSettings) -> None:
+    has, needs = (asdict(one) | asdict(one.layers) for one in (theirs, wanted))
+    names = [name for name in needs if name not in ("layers", *_MAY_DIFFER) and has[name] != needs[name]]
+    if names:
+        differing = "; ".join(f"{name} is {has[name]}, this run's {needs[name]}" for name in names)
+        raise StartError(f"cannot start from {folder}: {differing}")
 
 
 def begin_with_target(net: Net, config: ModelConfig, weights: dict[str, Tensor]) -> None:
@@ -100,14 +131,14 @@ def write_drafter(
 ) -> None:
     """Write or replace a drafter's folder; each file is whole at any time. A calibration of others goes."""
     folder.mkdir(parents=True, exist_ok=True)
-    prefix = "mtp." if settings.kind == "mtp" else ""
+    prefix = _prefix(settings)
     tensors = {
         prefix + name: part.detach().to("cpu", torch.bfloat16).contiguous()
         for name, part in net.state_dict().items()
     }
     if vocabulary is not None:
         tensors["d2t"] = (vocabulary - torch.arange(len(vocabulary))).to(torch.int32)
-    config = _config(settings, target, len(vocabulary) if vocabulary is not None else target.vocab_size)
+    config = _config(settings, target, target.vocab_size if vocabulary is None else len(vocabulary))
     config[KEY] = fingerprint(net.embedding)
     for name, write in (
         ("config.json", lambda path: path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")),
@@ -117,6 +148,11 @@ def write_drafter(
         write(scratch)
         scratch.replace(folder / name)
     (folder / temperatures.FILE_NAME).unlink(missing_ok=True)
+
+
+def _prefix(settings: TrainSettings) -> str:
+    """Of the names of tensors in the file."""
+    return "mtp." if settings.kind == "mtp" else ""
 
 
 def _config(settings: TrainSettings, target: ModelConfig, vocab_size: int) -> dict[str, Any]:
@@ -138,10 +174,11 @@ def _config(settings: TrainSettings, target: ModelConfig, vocab_size: int) -> di
         "dtype": "bfloat16",
     }
     if settings.kind == "mtp":
-        return {**layers, "num_nextn_predict_layers": 1}
+        return {**layers, "num_nextn_predict_layers": 1, "draft_vocab_size": vocab_size}
     if settings.kind == "eagle3":
         return {
             **layers,
+            "draft_vocab_size": vocab_size,
             "architectures": ["Qwen3Eagle3Model"],
             "ttt_length": settings.block_size,
             "num_target_layers": target.num_layers,

@@ -8,10 +8,11 @@ from collections.abc import Sequence as Ordered
 from dataclasses import dataclass
 from html import escape
 
-_COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7")  # after Okabe and Ito
+# After Okabe and Ito.
+_COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#57606a")
 _COLUMNS = 4
 _SIZE, _LEFT, _TOP, _BOTTOM, _RIGHT = 240, 40, 30, 24, 10  # of a panel, and from its edges to its axes
-_HEAD = 60  # title and legend
+_HEAD, _LEGEND_STEP = 60, 130  # title and legend; from one name to the next, where there is room
 _TICKS = 5
 
 Points = list[tuple[float, float]]
@@ -41,10 +42,11 @@ def svg(title: str, panels: Ordered[Panel]) -> str:
         f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
         _text(_LEFT, 20, title, 'font-size="14" font-weight="bold"'),
     ]
+    step = min(_LEGEND_STEP, (width - _LEFT) / max(1, len(names)))
     for at, (name, colour) in enumerate(colours.items()):
-        x = _LEFT + at * 130
+        x = _LEFT + at * step
         parts.append(
-            f'<rect x="{x}" y="32" width="10" height="10" fill="{colour}"/>' + _text(x + 15, 41, name)
+            f'<rect x="{x:.1f}" y="32" width="10" height="10" fill="{colour}"/>' + _text(x + 15, 41, name)
         )
     for at, panel in enumerate(panels):
         row, column = divmod(at, columns)

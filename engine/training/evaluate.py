@@ -151,6 +151,18 @@ def evaluate(
     return Evaluation(runs["drafted"].rounds(), runs["drafted"].paces, plain)
 
 
+def spread(prompts: Ordered[Prompt], per_domain: int) -> list[Prompt]:
+    """At most `per_domain` prompts of each domain, evenly spread over those there are, in their order."""
+    by_domain: dict[str, list[int]] = {}
+    for number, prompt in enumerate(prompts):
+        by_domain.setdefault(prompt.domain, []).append(number)
+    kept: list[int] = []
+    for numbers in by_domain.values():
+        count = min(per_domain, len(numbers))
+        kept += [numbers[at * len(numbers) // count] for at in range(count)]
+    return [prompts[number] for number in sorted(kept)]
+
+
 class _Run:
     """One engine that answers wave after wave."""
 

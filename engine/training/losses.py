@@ -6,7 +6,8 @@ some rows at a time, and the logits forgotten. All figures are float32.
 A drafter with a reduced vocabulary cannot draft the tokens outside it. p_t stays the target's distribution over
 its whole vocabulary: in the total variation the mass outside counts in full, since p_d is 0 there, and so it
 lowers the acceptance 1 - TV / 2 that the confidence learns; a label outside has no cross entropy (its slot
-stays in the divisor). R = slots of all blocks, D = hidden size, r = rank, V = drafter's vocabulary, P = positions.
+stays in the divisor), and a cross entropy against all of p_t leaves the mass outside away.
+R = slots of all blocks, D = hidden size, r = rank, V = drafter's vocabulary, P = positions.
 """
 
 from __future__ import annotations
@@ -54,6 +55,18 @@ class RowGroup:
     positions: slice
 
 
+@dataclass(frozen=True, slots=True)
+class Goals:
+    """What every slot is compared with, and how much it counts."""
+
+    last_hidden: Tensor  # [P, D] the target's states after its final norm
+    log_norms: Tensor  # [P] logsumexp of the target's logits
+    positions: Tensor  # [R] the slot's position, among those of its group
+    labels: Tensor  # [R] columns of the drafter's vocabulary, -1 for none
+    weights: Tensor  # [R] the divisor is in them
+    groups: Ordered[RowGroup]
+
+
 class TargetHead:
     """The rows of the target's head that the drafter may draft, all or those of its `vocabulary` [V]."""
 
@@ -97,35 +110,14 @@ def head_losses(
     codes: Tensor | None,
     biases: Tensor | None,
     head: TargetHead,
-    last_hidden: Tensor,
-    log_norms: Tensor,
-    target_rows: Tensor,
-    label_columns: Tensor,
-    row_weights: Tensor,
+    goals: Goals,
     weights: LossWeights,
-    groups: Ordered[RowGroup],
 ) -> HeadLosses:
-    """Losses of logits head(hidden) + codes @ biases^T, weighted row by row.
+    """Losses of logits head(hidden) + codes @ biases^T.
 
-    `hidden` [R, D], `codes` [R, r] and `biases` [V, r] get gradients. Row i is compared with position
-    `target_rows[i]` of `last_hidden` [P, D] and `log_norms` [P], which must lie in its group, and with
-    `label_columns[i]`, -1 for none. `row_weights` [R] hold the divisor already.
+    `hidden` [R, D], `codes` [R, r] and `biases` [V, r] get gradients.
     """
-    return HeadLosses(
-        *_HeadLoss.apply(
-            hidden,
-            codes,
-            biases,
-            head,
-            last_hidden,
-            log_norms,
-            target_rows,
-            label_columns,
-            row_weights,
-            weights,
-            groups,
-        )
-    )
+    return HeadLosses(*_HeadLoss.apply(hidden, codes, biases, head, goals, weights))
 
 
 class _HeadLoss(torch.autograd.Function):
@@ -136,13 +128,8 @@ class _HeadLoss(torch.autograd.Function):
         codes: Tensor | None,
         biases: Tensor | None,
         head: TargetHead,
-        last_hidden: Tensor,
-        log_norms: Tensor,
-        target_rows: Tensor,
-        label_columns: Tensor,
-        row_weights: Tensor,
+        goals: Goals,
         weights: LossWeights,
-        groups: Ordered[RowGroup],
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         size = hidden.shape[1]
         inputs, table = hidden, head.weight
@@ -152,20 +139,21 @@ class _HeadLoss(torch.autograd.Function):
         wants_gradient = any(ctx.needs_input_grad)
         gradient = torch.zeros_like(inputs) if wants_gradient else None
         bias_gradient = torch.zeros_like(biases, dtype=torch.float32) if biases is not None else None
-        entropy, variation = torch.zeros_like(row_weights), torch.zeros_like(row_weights)
-        is_best = torch.zeros_like(label_columns, dtype=torch.bool)
-        columns = weights.cross_entropy * row_weights, weights.total_variation * row_weights
-        for group in groups:
-            probs = head.probs(last_hidden[group.positions], log_norms[group.positions])
+        labels = goals.labels
+        entropy, variation = torch.zeros_like(goals.weights), torch.zeros_like(goals.weights)
+        is_best = torch.zeros_like(labels, dtype=torch.bool)
+        columns = weights.cross_entropy * goals.weights, weights.total_variation * goals.weights
+        for group in goals.groups:
+            probs = head.probs(goals.last_hidden[group.positions], goals.log_norms[group.positions])
             for first in range(group.rows.start, group.rows.stop, _PRODUCT_ROWS):
                 at = slice(first, min(first + _PRODUCT_ROWS, group.rows.stop))
                 logits = F.linear(inputs[at], table)  # [r, V]; becomes their gradient
                 for low in range(0, len(logits), _CHUNK_ROWS):
                     some = slice(first + low, min(first + low + _CHUNK_ROWS, at.stop))
                     part = logits[low : low + _CHUNK_ROWS]
-                    target = probs.index_select(0, target_rows[some] - group.positions.start)
+                    target = probs.index_select(0, goals.positions[some] - group.positions.start)
                     entropy[some], variation[some], is_best[some] = _row_losses(
-                        part, target, label_columns[some], columns[0][some], columns[1][some], weights.is_soft
+                        part, target, labels[some], columns[0][some], columns[1][some], weights.is_soft
                     )
                 if gradient is not None:
                     torch.mm(logits, table, out=gradient[at])
@@ -182,12 +170,8 @@ class _HeadLoss(torch.autograd.Function):
         scaled = gradient * upstream.to(gradient.dtype)
         has_codes = bias_gradient is not None
         codes = scaled[:, ctx.size :] if has_codes else None
-        return (
-            scaled[:, : ctx.size],
-            codes,
-            bias_gradient * upstream if has_codes else None,
-            *[None] * 8,
-        )
+        biases = bias_gradient * upstream if has_codes else None
+        return scaled[:, : ctx.size], codes, biases, None, None, None
 
 
 def _row_losses(

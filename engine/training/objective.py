@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engine.training.build import Net
-from engine.training.losses import LossWeights, RowGroup, TargetHead, head_losses, slot_weights
+from engine.training.losses import Goals, LossWeights, RowGroup, TargetHead, head_losses, slot_weights
 from engine.training.modules import Batch
 
 _LEAST = 1e-6  # added to the divisor
@@ -54,19 +54,8 @@ class Objective(nn.Module):
             rows = slice(span.anchors.start * num_slots, span.anchors.stop * num_slots)
             places[rows].clamp_(max=last - 1)
             groups.append(RowGroup(rows, slice(first, last)))
-        losses = head_losses(
-            drafted.hidden,
-            drafted.codes,
-            self.net.biases,
-            self.head,
-            batch.last_hidden,
-            batch.log_norms,
-            places,
-            columns,
-            weights,
-            self.weights,
-            groups,
-        )
+        goals = Goals(batch.last_hidden, batch.log_norms, places, columns, weights, groups)
+        losses = head_losses(drafted.hidden, drafted.codes, self.net.biases, self.head, goals, self.weights)
         accepted = (1.0 - 0.5 * losses.total_variation).clamp(0.0, 1.0)
         loss, confidence = losses.total, torch.zeros_like(losses.total)
         if drafted.confidence is not None:

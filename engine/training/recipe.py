@@ -30,9 +30,10 @@ class TrainSettings:
     block_size: int = 7  # slots of a block, steps of a chain
     target_layer_ids: tuple[int, ...] = (1, 9, 18, 27)
     markov_rank: int = 64
-    draft_vocab_size: int = 8192  # the likeliest tokens of the answers; 0: all. Only of dspark and dflash
+    draft_vocab_size: int = 8192  # the likeliest tokens of the answers; 0: all
     mask_token_id: int = 16
     from_target: bool = True  # begin with the target's last layers and its embeddings, not at random
+    start_from: Path | None = None  # begin instead with a drafter's folder, of the same kind and sizes
     blocks: int = 0  # anchors to learn from, over which the learning rate falls; 0: ten times all there are
     sequences_per_step: int = 8
     anchors_per_sequence: int = 64
@@ -66,7 +67,7 @@ class TrainSettings:
             raise StartError("no file of answers is given")
 
 
-_PATHS = ("model", "out", "features")
+_PATHS = ("model", "out", "start_from", "features")
 _MANY_PATHS = ("answers",)
 _NOT_OPTIONS = ("resume", "for_s", "target_layer_ids", "from_target", *_PATHS, *_MANY_PATHS)
 
@@ -82,6 +83,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--target-layer-ids", type=_whole_numbers, metavar="N,…")
     command.add_argument("--from-target", action=argparse.BooleanOptionalAction, default=None)
+    command.add_argument("--start-from", type=Path, metavar="FOLDER", help="begin with an existing drafter")
     command.add_argument("--resume", action="store_true", default=None, help="go on where the run stopped")
     command.add_argument(
         "--for", dest="for_s", type=_seconds, metavar="TIME", help="stop after it: 90s, 5m, 2h"
@@ -119,7 +121,7 @@ def _read_recipe(path: Path, known: set[str]) -> dict[str, Any]:
         )
     values = dict(raw)
     for name in _PATHS:
-        if name in values:
+        if values.get(name) is not None:
             values[name] = Path(values[name])
     if "answers" in values:
         values["answers"] = tuple(Path(one) for one in values["answers"])

@@ -1,6 +1,6 @@
-"""What an evaluation says: as JSON values, as a table, and as a picture.
+"""What an evaluation says, or several beside each other: as JSON values, as a table, and as a picture.
 
-In: `Rounds` and `Pace`s by domain. Out: a dict, lines of text, the text of an SVG file. Pure.
+In: `Rounds` and `Pace`s by domain. Out: dicts, lines of text, panels of a picture. Pure.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from engine.training.evaluate import Evaluation, Rounds
 from engine.training.prompts import Prompt
 
 MEAN = "mean"  # over domains, each counting the same
+_REFERENCE = "dspark"  # which others are compared with
+_MADE = ("slots", "learning_rate", "blocks", "megabytes")
 
 
 def figures(found: Evaluation, prompts: Ordered[Prompt]) -> dict[str, Any]:
@@ -104,10 +106,7 @@ def _line(cells: Ordered[str]) -> str:
 
 def survival_panel(figures: Mapping[str, Any]) -> Panel:
     """Survival by slot, a line a domain."""
-    lines: dict[str, Points] = {
-        domain: [(float(slot), share) for slot, share in enumerate(each["survival"], 1) if share is not None]
-        for domain, each in figures["domains"].items()
-    }
+    lines = {domain: _by_slot(each["survival"]) for domain, each in figures["domains"].items()}
     return Panel("share of drafts that stood, by slot", lines, 1.0, float(len(figures[MEAN]["survival"])))
 
 
@@ -131,6 +130,69 @@ def reliability(predicted: Tensor, survived: Tensor, counts: Tensor) -> Points:
         (float(predicted[bins == one].mean()), float(survived[bins == one].mean()))
         for one in bins.unique().tolist()
     ]
+
+
+def conditional_panels(drafters: Mapping[str, Any]) -> list[Panel]:
+    """A panel a domain and one of their mean, a line a drafter. In: figures by drafter, of the same prompts."""
+    domains = next(iter(drafters.values()))["domains"]
+    most = max(len(each[MEAN]["conditional"]) for each in drafters.values())
+    return [
+        Panel(
+            at,
+            {name: _by_slot(_at(each, at)["conditional"]) for name, each in drafters.items()},
+            1.0,
+            float(most),
+        )
+        for at in (*domains, MEAN)
+    ]
+
+
+def comparison_rows(drafters: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A row for each drafter, temperature and domain. In: `drafters` of `compare.measure_all`.
+
+    `dspark_ratio` is DSpark's accepted length over this one; None where DSpark is not compared.
+    """
+    rows, reference = [], drafters.get(_REFERENCE)
+    for name, one in drafters.items():
+        for temperature, found in one["temperatures"].items():
+            for at in (*found["domains"], MEAN):
+                each, ratio = _at(found, at), None
+                if reference is not None:
+                    other = _at(reference["temperatures"][temperature], at)
+                    ratio = other["accepted_length"] / each["accepted_length"]
+                rows.append(
+                    {"drafter": name, **{key: one.get(key) for key in _MADE}}
+                    | {"temperature": temperature, "domain": at}
+                    | {"accepted_length": each["accepted_length"], "dspark_ratio": ratio}
+                    | {f"conditional_{slot}": share for slot, share in enumerate(each["conditional"], 1)}
+                )
+    return rows
+
+
+def comparison_table(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Of rows of one temperature, a line a drafter: how it was made, accepted lengths, DSpark's mean over its."""
+    drafters: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for row in rows:
+        drafters.setdefault(row["drafter"], {})[row["domain"]] = row
+    domains = next(iter(drafters.values()))
+    lines = [["drafter", "slots", "rate", "blocks", "MB", *domains, "dspark/it"]]
+    for name, by_domain in drafters.items():
+        made = by_domain[MEAN]
+        rate = "-" if made["learning_rate"] is None else f"{made['learning_rate']:g}"
+        lengths = [_written(by_domain[domain]["accepted_length"], 2) for domain in domains]
+        blocks, size = _written(made["blocks"], 0), _written(made["megabytes"], 1)
+        ratio = _written(made["dspark_ratio"], 2)
+        lines.append([name, str(made["slots"]), rate, blocks, size, *lengths, ratio])
+    return "\n".join(line[0].ljust(10) + "".join(cell.rjust(10) for cell in line[1:]) for line in lines)
+
+
+def _at(figures: Mapping[str, Any], domain: str) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = figures[MEAN] if domain == MEAN else figures["domains"][domain]
+    return found
+
+
+def _by_slot(shares: Iterable[float | None]) -> Points:
+    return [(float(slot), share) for slot, share in enumerate(shares, 1) if share is not None]
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

@@ -31,11 +31,11 @@ from torch.nn.parallel import DistributedDataParallel
 from engine.checkpoint import read_config, read_weights
 from engine.errors import StartError
 from engine.load import choose_format, load_model
-from engine.model import Model, check_capture
+from engine.model import LAST_HIDDEN, Model, check_capture
 from engine.serve import choose_device
 from engine.training.answers import Answers
 from engine.training.batches import Batches, num_anchors, split
-from engine.training.build import begin_with_target, build_net, frequent_tokens, write_drafter
+from engine.training.build import Net, begin_with_target, build_net, frequent_tokens, load_net, write_drafter
 from engine.training.features import FeatureStore
 from engine.training.held_out import HeldOut, measure
 from engine.training.losses import LossWeights, TargetHead
@@ -103,23 +103,16 @@ class Run:
 
     def __init__(self, settings: TrainSettings, place: Place) -> None:
         self.settings, self.place = settings, place
+        state = _state_to_resume(settings)
         self.target = _load_target(settings, place.device)
         self.answers = Answers.load(settings.answers)
-        config = self.target.config
-        layer_ids = () if settings.kind == "mtp" else settings.target_layer_ids
+        is_alone = settings.kind == "mtp" and settings.features is None  # a folder of its own needs no layers
+        layer_ids = () if is_alone else settings.target_layer_ids
         _check(settings, self.target, self.answers, layer_ids)
+        net, self.vocabulary = self._begin(state)
         features = settings.features or settings.out / "features"
         store = FeatureStore(features, self.answers, self.target, layer_ids)
         learnt, self.held_out = split(self.answers, settings.held_out_per_domain, settings.seed)
-        is_block = settings.kind in ("dspark", "dflash")
-        self.vocabulary = None
-        if is_block:
-            tokens = _answer_tokens(self.answers)
-            self.vocabulary = frequent_tokens(tokens, settings.draft_vocab_size, config.vocab_size)
-        vocab_size = config.vocab_size if self.vocabulary is None else len(self.vocabulary)
-        net = build_net(settings, self.target, vocab_size)
-        if settings.from_target:
-            begin_with_target(net, config, read_weights(settings.model))
         self.batches = Batches(
             self.answers,
             store,
@@ -142,9 +135,27 @@ class Run:
         )
         self.total_blocks = settings.blocks or _EPOCHS * num_anchors(self.answers, learnt)
         self.steps = self.blocks = 0
+        if state is not None:
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.steps, self.blocks = state["steps"], state["blocks"]
         self._window = Window()
         settings.out.mkdir(parents=True, exist_ok=True)
-        self._restore()
+
+    def _begin(self, state: dict[str, Any] | None) -> tuple[Net, Tensor | None]:
+        """The net as the run finds it, and the tokens it drafts: target ids [V], None for all."""
+        settings, target = self.settings, self.target
+        if state is not None:
+            net = build_net(settings, target, state["vocabulary"])
+            net.load_state_dict(state["net"])
+            return net, state["vocabulary"]
+        if settings.start_from is not None:
+            return load_net(settings.start_from, settings, target)
+        tokens, size = _answer_tokens(self.answers), settings.draft_vocab_size
+        vocabulary = frequent_tokens(tokens, size, target.config.vocab_size)
+        net = build_net(settings, target, vocabulary)
+        if settings.from_target:
+            begin_with_target(net, target.config, read_weights(settings.model))
+        return net, vocabulary
 
     def take_step(self) -> None:
         batch = self.batches.step(self.steps)
@@ -203,23 +214,6 @@ class Run:
         """How the drafter would do on the answers held out."""
         return measure(self.objective, self.batches, self.answers, self.held_out.tolist())
 
-    def _restore(self) -> None:
-        path = self.settings.out / "state.pt"
-        if not self.settings.resume:
-            if path.exists():
-                raise StartError(f"{path} is there already: --resume goes on with it; or name another --out")
-            return
-        if not path.exists():
-            raise StartError(f"there is no {path} to resume")
-        state = torch.load(path, map_location=self.place.device, weights_only=True)
-        ours = _lasting(self.settings)
-        differing = [name for name, value in ours.items() if state["settings"].get(name) != value]
-        if differing:
-            raise StartError(f"{path} was made with another {', '.join(differing)}")
-        self.objective.net.load_state_dict(state["net"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.steps, self.blocks = state["steps"], state["blocks"]
-
 
 class Window:
     """Means over the steps since the last line of the log."""
@@ -274,6 +268,22 @@ def _weights(settings: TrainSettings) -> LossWeights:
     return LossWeights(1.0, 0.0, 0.0, decay=_CHAIN_DECAY, is_soft=True)
 
 
+def _state_to_resume(settings: TrainSettings) -> dict[str, Any] | None:
+    """What the run left, on the CPU; None for one that begins. StartError where it is another run's."""
+    path = settings.out / "state.pt"
+    if not settings.resume:
+        if path.exists():
+            raise StartError(f"{path} is there already: --resume goes on with it; or name another --out")
+        return None
+    if not path.exists():
+        raise StartError(f"there is no {path} to resume")
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    differing = [name for name, value in _lasting(settings).items() if state["settings"].get(name) != value]
+    if differing:
+        raise StartError(f"{path} was made with another {', '.join(differing)}")
+    return state
+
+
 def _load_target(settings: TrainSettings, device: torch.device) -> Model:
     config = read_config(settings.model)
     return load_model(config, settings.model, choose_format(settings.dtype, device, config), device)
@@ -282,7 +292,7 @@ def _load_target(settings: TrainSettings, device: torch.device) -> Model:
 def _check(settings: TrainSettings, target: Model, answers: Answers, layer_ids: tuple[int, ...]) -> None:
     config = target.config
     try:
-        check_capture(layer_ids, config.num_layers)
+        check_capture((*layer_ids, LAST_HIDDEN), config.num_layers)
     except ValueError as error:
         raise StartError(f"target_layer_ids: {error}") from None
     if settings.layers > config.num_layers:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gateway.cli import bench_engine, bench_gateway, bench_runs, options, running
+from gateway.cli import bench_engine, bench_gateway, bench_routing, bench_runs, options, running
 from gateway.cli.output import Refused, leave, print_error, print_json, print_table
 from gateway.config.variables import API_KEY_VARIABLE
 
@@ -30,6 +30,7 @@ def register(app: typer.Typer) -> None:
     bench.command("models")(models)
     bench.command("engine")(bench_engine.engine)
     bench.command("gateway")(bench_gateway.gateway)
+    bench.command("routing")(bench_routing.routing)
     app.add_typer(bench, name="bench")
 
 

@@ -1,6 +1,6 @@
-"""`sparkgate bench engine`: our engine, plain and speculative, beside transformers and llama.cpp.
+"""`sparkgate bench engine`: our engine, plain and with drafters, beside transformers and llama.cpp.
 
-In: options. Out: tables (or JSON on stdout), a picture, a progress bar on stderr, a row of `bench_runs`.
+In: options. Out: tables (or JSON on stdout), pictures, a progress bar on stderr, a row of `bench_runs`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from gateway.bench.engine.traces import Wave
     from gateway.bench.engine.variants import Setup
 
-KEPT = ("figures", "ratios", "waves", "notes", "interrupted")  # of a run, beside its settings
+KEPT = ("figures", "ratios", "matches", "waves", "notes", "interrupted")  # of a run, beside its settings
 
 _INTERRUPTED = 130
 _AS_CONFIGURED = "as sparkgate.yaml says"
@@ -47,8 +47,23 @@ def engine(
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, auto.", show_default=_AS_CONFIGURED)] = None,
     drafter: Annotated[
-        str | None, typer.Option(help="What drafts for our engine.", show_default=_AS_CONFIGURED)
+        str | None,
+        typer.Option(
+            help="What drafts for our engine, an engine each.", metavar="NAME,…", show_default=_AS_CONFIGURED
+        ),
     ] = None,
+    modes: Annotated[
+        str, typer.Option(help="How drafts are verified: off, auto, fixed, static.", metavar="MODE,…")
+    ] = "off,auto",
+    draft_schedule: Annotated[
+        str | None,
+        typer.Option(
+            help="Of auto: prefix, delayed; an engine each.", metavar="NAME,…", show_default=_AS_CONFIGURED
+        ),
+    ] = None,
+    draft_confidence: Annotated[
+        float, typer.Option(min=0, max=1, help="Of static: a draft ends before a token less sure.")
+    ] = 0.0,
     threads: Annotated[
         int | None, typer.Option(min=1, help="Of every side.", show_default="one a core")
     ] = None,
@@ -66,31 +81,47 @@ def engine(
         float | None, typer.Option(min=0, help="USD an hour of this machine.", metavar="USD")
     ] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the rates.", metavar="FILE.svg")] = None,
+    plot_verified: Annotated[
+        Path | None, typer.Option(help="Draw how many drafts are verified.", metavar="FILE.svg")
+    ] = None,
     config: options.Config = None,
     data_dir: options.DataDir = options.DATA_DIR,
     as_json: options.Json = False,
 ) -> None:
     """Decode the same prompts with our engine, transformers and llama.cpp in turn; print the rates."""
-    from gateway.bench.engine.chart import svg
+    from gateway.bench.engine.chart import lengths, rates
     from gateway.bench.engine.measure import Plan
     from gateway.bench.engine.prompts import KINDS
     from gateway.bench.engine.report import figures, remarks
     from gateway.bench.engine.variants import BASELINES, Setup
+    from gateway.bench.engine.ways import MODES, SCHEDULES, ways
     from gateway.bench.machine import describe
 
-    if plot is not None and plot.suffix != ".svg":
-        raise Refused(f"--plot {plot}: the picture is an SVG; give it a name that ends in .svg")
+    pictures = {"--plot": (plot, rates), "--plot-verified": (plot_verified, lengths)}
+    for option, (file, _) in pictures.items():
+        if file is not None and file.suffix != ".svg":
+            raise Refused(f"{option} {file}: the picture is an SVG; give it a name that ends in .svg")
+        if file is not None and not file.parent.is_dir():
+            raise Refused(f"{option} {file}: there is no folder {file.parent}; make it first")
     plan = Plan(_names("--kinds", kinds, KINDS), _numbers("--streams", streams), tokens, rounds)
     settings = options.loaded_deployment(config).deployment.engine
+    schedules = _names("--draft-schedule", draft_schedule or settings.draft_schedule, SCHEDULES)
+    drafters = _parts(drafter or settings.drafter)
+    if "" in drafters:
+        raise Refused(f"--drafter: {drafter!r} has a comma too many")
+    compared = ways(drafters, _names("--modes", modes, MODES), schedules)
+    if url and len({(way.drafter, way.schedule) for way in compared}) > 1:
+        raise Refused("--url: one engine runs there; name one drafter and one schedule at most")
     setup = Setup(
         model=model or settings.model,
         data_dir=data_dir.expanduser().resolve(),
+        ways=compared,
         max_streams=max(plan.streams),
         tokens=tokens,
         url=url.rstrip("/") if url else None,
         dtype=dtype or settings.dtype,
         device=device or settings.device,
-        drafter=drafter or settings.drafter,
+        draft_confidence=draft_confidence,
         threads=threads or settings.threads,
         baselines=() if baselines == "none" else _names("--baselines", baselines, BASELINES),
         llama_python=llama_python,
@@ -101,12 +132,13 @@ def engine(
     started_at, machine = datetime.now(UTC), describe()
     waves, interrupted = _measured(plan, setup, notes)
     if waves:
-        notes += remarks(waves)
+        notes += remarks(waves, compared)
         begun = {"started_at": started_at.isoformat(), "machine": machine, "interrupted": interrupted}
         run = begun | _as_json(plan, setup, waves, notes, cost)
         problem = bench_runs.kept(run, KEPT, "engine", started_at, config, data_dir)
-        if plot is not None:
-            plot.write_text(svg(figures(waves), f"sparkgate bench engine, {setup.model}"))
+        for file, draw in pictures.values():
+            if file is not None:
+                file.write_text(draw(figures(waves), f"sparkgate bench engine, {setup.model}"))
         if as_json:
             print_json(run | {"stored": problem is None, "not_stored_because": problem})
         else:
@@ -118,11 +150,15 @@ def engine(
 
 
 def _names(option: str, given: str, known: Sequence[str]) -> tuple[str, ...]:
-    names = tuple(dict.fromkeys(name.strip() for name in given.split(",")))
+    names = _parts(given)
     wrong = [name for name in names if name not in known]
     if wrong:
         raise Refused(f"{option}: {', '.join(map(repr, wrong))} is not among {', '.join(known)}")
     return names
+
+
+def _parts(given: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(part.strip() for part in given.split(",")))
 
 
 def _numbers(option: str, given: str) -> tuple[int, ...]:
@@ -172,13 +208,17 @@ def _as_json(
     """`settings` and `results` as they are stored; the traces of the waves are summed up, not kept."""
     from dataclasses import asdict
 
+    from gateway.bench.engine.matched import matches
     from gateway.bench.engine.report import figures, ratios
 
+    found = figures(waves, cost_usd_per_hour)
+    drafting = [way.name for way in setup.ways if way.drafts]
     chosen = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(setup).items()}
     return {
         "settings": {**asdict(plan), **chosen, "cost_usd_per_hour": cost_usd_per_hour},
-        "figures": [asdict(each) for each in figures(waves, cost_usd_per_hour)],
-        "ratios": [asdict(each) for each in ratios(waves)],
+        "figures": [asdict(each) for each in found],
+        "ratios": [asdict(each) for each in ratios(waves, setup.ways)],
+        "matches": [asdict(each) for name in drafting[:1] for each in matches(found, name)],
         "waves": [wave.as_json() for wave in waves],
         "notes": list(notes),
     }
@@ -186,11 +226,12 @@ def _as_json(
 
 def _show(run: dict[str, Any]) -> None:
     has_cost = run["settings"]["cost_usd_per_hour"] is not None
-    columns = ["prompts", "streams", "engine", "tokens/s", "a stream", "TTFT p50 s", "accepted"]
+    columns = ["prompts", "streams", "engine", "tokens/s", "a stream", "TTFT p50 s", "verified", "accepted"]
     columns += ["USD/M tokens"] * has_cost
     print_table(columns, [_figures_row(each, has_cost) for each in run["figures"]], "Nothing was measured.")
     print()
     _show_ratios(run["ratios"])
+    _show_matches(run["matches"])
     print()
     machine = run["machine"]
     print(f"{machine['processor']}, {machine['cores']} cores, load {machine['load']} before the start.")
@@ -201,24 +242,46 @@ def _show(run: dict[str, Any]) -> None:
 def _figures_row(each: dict[str, Any], has_cost: bool) -> list[str]:
     row = [each["kind"], str(each["streams"]), each["variant"]]
     row += [_written(each["decode_tokens_per_s"], 1), _written(each["stream_tokens_per_s"], 1)]
-    row += [_written(each["ttft_p50_s"], 3), _written(each["accepted_length"], 2)]
+    row += [_written(each["ttft_p50_s"], 3)]
+    row += [_written(each["verified_length"], 2), _written(each["accepted_length"], 2)]
     return row + [_written(each["usd_per_mtok"], 2)] * has_cost
 
 
 def _show_ratios(ratios: Sequence[dict[str, Any]]) -> None:
-    """A row a cell, a column a rival; of llama.cpp's builds the faster one, which is named in brackets."""
-    cells: dict[tuple[str, int], dict[str, str]] = {}
+    """A row a cell and way of ours, a column a rival; where several could stand for it, with the one that did."""
+    from gateway.bench.engine.report import FLOOR
+
+    cells: dict[tuple[str, int, str], dict[str, str]] = {}
     for each in ratios:
-        rival, bracket, build = each["below"].partition(" (")
-        written = _written(each["times"], 2) + bracket + build
-        cells.setdefault((each["kind"], each["streams"]), {})[rival] = written
+        which = "" if each["below"].endswith(each["against"]) else f" ({each['below']})"
+        cell = cells.setdefault((each["kind"], each["streams"], each["above"]), {})
+        cell[each["against"]] = _written(each["times"], 2) + which
     rivals = list(dict.fromkeys(rival for row in cells.values() for rival in row))
-    columns = ["prompts", "streams", *(f"speculative / {rival}" for rival in rivals)]
+    columns = ["prompts", "streams", "engine", *(f"/ {rival}" for rival in rivals)]
     rows = [
-        [kind, str(streams), *(row.get(rival, "-") for rival in rivals)]
-        for (kind, streams), row in cells.items()
+        [kind, str(streams), way, *(row.get(rival, "-") for rival in rivals)]
+        for (kind, streams, way), row in cells.items()
     ]
     print_table(columns, rows, "Nothing to compare with.")
+    known = [each for each in ratios if each["against"] == FLOOR and each["times"] is not None]
+    if known:
+        worst = min(known, key=lambda each: each["times"])
+        where, pair = f"{worst['kind']} × {worst['streams']}", f"{worst['above']} / {worst['below']}"
+        print(f"Worst of / {FLOOR}: {worst['times']:.2f}, {where}, {pair}.")
+
+
+def _show_matches(matches: Sequence[dict[str, Any]]) -> None:
+    """A row for each pair and kind of prompts: how many times as fast a stream is at the same total."""
+    rows: dict[tuple[str, str, str], list[str]] = {}
+    for each in matches:
+        row = rows.setdefault((each["kind"], each["above"], each["below"]), [])
+        row.append(f"{each['times']:.2f} at {each['decode_tokens_per_s']:.0f}/s")
+    if rows:
+        print()
+        columns = ["prompts", "a stream at the same total", "lowest", "median", "highest"]
+        print_table(
+            columns, [[kind, f"{above} / {below}", *row] for (kind, above, below), row in rows.items()], ""
+        )
 
 
 def _written(value: float | None, digits: int) -> str:

@@ -1,4 +1,4 @@
-"""`sparkgate drafter data | train | eval | calibrate`: becomes the engine's own command, `python -m engine.training`.
+"""`sparkgate drafter data | train | eval | calibrate | compare`: becomes the engine's `python -m engine.training`.
 
 In: its options, which are handed on as they are (`--help` too). What sparkgate.yaml says of the engine stands in
 for those that are not given. The gateway knows none of them, as it knows nothing of drafters.
@@ -21,6 +21,7 @@ _COMMANDS = {
     "train": "Train a drafter on answers of its target.",
     "eval": "Measure a drafter: accepted length, what becomes of each slot, tokens/s.",
     "calibrate": "Make a drafter's confidence mean what it says.",
+    "compare": "Train drafters of several kinds alike and measure them beside each other.",
 }
 _HAND_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 
@@ -44,6 +45,6 @@ def _run(context: typer.Context, config: options.Config = None) -> None:
 def _defaults(name: str, given: list[str], config: Path | None) -> list[str]:
     """Options that go first, so that given ones count instead. A recipe may name a model of its own."""
     data_dir = ["--data-dir", str(options.DATA_DIR)]
-    if name == "train" and any(one.partition("=")[0] == "--recipe" for one in given):
+    if name in ("train", "compare") and any(one.partition("=")[0] == "--recipe" for one in given):
         return data_dir
     return [*data_dir, "--model", options.loaded_deployment(config).deployment.engine.model]

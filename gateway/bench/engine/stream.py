@@ -68,8 +68,8 @@ def trace_of(status: int | None, arrivals: Arrivals, broken: str = "") -> Trace:
         own = event.get("sparkgate") or own
     if end_s is None or tokens is None:
         return Trace(error="the stream ended without a finish reason or a count of its tokens")
-    rounds, drafted, accepted = (own.get(name) for name in ("rounds", "drafted", "accepted"))
-    return Trace(tuple(pieces), end_s, tokens, rounds, drafted, accepted)
+    counts = {name: own.get(name) for name in ("rounds", "drafted", "verified", "accepted")}
+    return Trace(tuple(pieces), end_s, tokens, **counts)
 
 
 def _events(arrivals: Arrivals) -> Iterator[tuple[float, dict[str, Any]]]:

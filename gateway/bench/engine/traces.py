@@ -18,7 +18,8 @@ from typing import Any
 class Trace:
     """One answer. Times in seconds since the wave began; `pieces` are (arrival, characters), in order.
 
-    `rounds`, `drafted`, `accepted` are what the engine says of its speculation, None where it says nothing.
+    `rounds`, `drafted`, `verified`, `accepted` are what the engine says of its speculation, None where it says
+    nothing.
     """
 
     pieces: tuple[tuple[float, int], ...] = ()
@@ -26,6 +27,7 @@ class Trace:
     tokens: int = 0
     rounds: int | None = None
     drafted: int | None = None
+    verified: int | None = None
     accepted: int | None = None
     error: str | None = None
 
@@ -83,14 +85,19 @@ class Wave:
             "stream_tokens_per_s": [trace.tokens_per_s for trace in self.traces],
             "ttft_s": [trace.ttft_s for trace in self.traces],
             "tokens": [trace.tokens for trace in self.traces],
+            "verified_length": verified_length(self.traces),
             "accepted_length": accepted_length(self.traces),
             "errors": self.errors,
         }
 
 
+def verified_length(traces: Sequence[Trace]) -> float | None:
+    """Drafted tokens that go through the target in a round, on average; None if no trace tells of rounds."""
+    rounds = sum(trace.rounds or 0 for trace in traces)
+    return sum(trace.verified or 0 for trace in traces) / rounds if rounds else None
+
+
 def accepted_length(traces: Sequence[Trace]) -> float | None:
-    """Tokens a round of verification commits on average, its own included; None if nothing was drafted."""
-    if not any(trace.drafted for trace in traces):
-        return None
+    """Tokens that a round commits, on average, the target's own included; None if no trace tells of rounds."""
     rounds = sum(trace.rounds or 0 for trace in traces)
     return 1 + sum(trace.accepted or 0 for trace in traces) / rounds if rounds else None

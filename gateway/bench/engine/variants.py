@@ -1,4 +1,4 @@
-"""What `sparkgate bench engine` compares: our engine's two paths, and the baselines.
+"""What `sparkgate bench engine` compares: the ways of our engine, and the baselines.
 
 In: a `Setup`. Out: `Variant`s that are ready, and notes on what is missing and how to get it. Every server is
 a process of its own that ends with the block; a baseline that cannot be started is left out with a note, our
@@ -23,8 +23,9 @@ import orjson
 from gateway.bench import servers
 from gateway.bench.engine import stream, transformers_generate, xllamacpp_server
 from gateway.bench.engine.prompts import Prompt, prompts
-from gateway.bench.engine.report import LLAMA, PLAIN, SPECULATIVE, TRANSFORMERS
+from gateway.bench.engine.report import LLAMA, TRANSFORMERS
 from gateway.bench.engine.traces import Trace
+from gateway.bench.engine.ways import NO_DRAFTER, Way
 from gateway.bench.machine import cores
 from gateway.bench.servers import NotStarted
 
@@ -37,16 +38,17 @@ _LINE_BYTES = 2**20
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What to start. `url` None starts an engine; `max_streams`, `tokens`: how much room servers need."""
+    """What to start. `url` None starts the engines; `max_streams`, `tokens`: how much room servers need."""
 
     model: str
     data_dir: Path
+    ways: tuple[Way, ...]
     max_streams: int
     tokens: int
     url: str | None = None
     dtype: str = "auto"
     device: str = "auto"
-    drafter: str = "auto"
+    draft_confidence: float = 0.0
     threads: int | None = None
     baselines: tuple[str, ...] = ()
     llama_python: Path | None = None
@@ -155,8 +157,7 @@ async def opened(setup: Setup, notes: list[str], tell: Callable[[str], None]) ->
                 connector=aiohttp.TCPConnector(limit=0, force_close=True),  # a kept one may just be closing
             )
         )
-        tell("starting the engine")
-        found: list[Variant] = [*await _engine(setup, stack, session, logs)]
+        found: list[Variant] = [*await _ours(setup, stack, session, logs, tell)]
         for name, start in (*_transformers(setup, notes), *_llamas(setup, notes)):
             tell(f"starting {name}")
             try:
@@ -169,33 +170,53 @@ async def opened(setup: Setup, notes: list[str], tell: Callable[[str], None]) ->
 Start = Callable[[AsyncExitStack, aiohttp.ClientSession, Path], Any]
 
 
-async def _engine(
-    setup: Setup, stack: AsyncExitStack, session: aiohttp.ClientSession, logs: Path
+async def _ours(
+    setup: Setup,
+    stack: AsyncExitStack,
+    session: aiohttp.ClientSession,
+    logs: Path,
+    tell: Callable[[str], None],
 ) -> list[HttpVariant]:
-    url = setup.url
-    if url is None:
-        if importlib.util.find_spec("torch") is None:
-            raise NotStarted(
-                'the engine needs torch: pip install "sparkgate[engine]", or name one with --url'
-            )
-        port = servers.free_port()
-        url = f"http://127.0.0.1:{port}"
-        fetch = [*_engine_module("fetch", setup), "--drafter", setup.drafter]
-        await servers.output_of(fetch)  # so that a download shows its progress
-        await stack.enter_async_context(
-            servers.server(engine_command(setup, port), url, logs / "engine.log", session)
-        )
-    model = await _served_model(session, url)
-    return [
-        HttpVariant(name, session, url, model, {"sparkgate": {"speculation": speculation}})
-        for name, speculation in ((PLAIN, "off"), (SPECULATIVE, "auto"))
-    ]
+    """A variant for each way; an engine for all that can share one."""
+    found: list[HttpVariant] = []
+    urls: dict[tuple[str, str], str] = {}
+    for way in setup.ways:
+        shared = (way.drafter, way.schedule)
+        if shared not in urls:
+            urls[shared] = setup.url or await _started(setup, way, stack, session, logs, tell)
+        url = urls[shared]
+        model = await _served_model(session, url)
+        found.append(HttpVariant(way.name, session, url, model, {"sparkgate": {"speculation": way.mode}}))
+    return found
 
 
-def engine_command(setup: Setup, port: int) -> list[str]:
+async def _started(
+    setup: Setup,
+    way: Way,
+    stack: AsyncExitStack,
+    session: aiohttp.ClientSession,
+    logs: Path,
+    tell: Callable[[str], None],
+) -> str:
+    """The URL of a new engine for `way`."""
+    if importlib.util.find_spec("torch") is None:
+        raise NotStarted('the engine needs torch: pip install "sparkgate[engine]", or name one with --url')
+    tell(f"starting the engine, drafter {way.drafter}, schedule {way.schedule}")
+    port = servers.free_port()
+    url = f"http://127.0.0.1:{port}"
+    fetch = [*_engine_module("fetch", setup), "--drafter", way.drafter]
+    await servers.output_of(fetch)  # so that a download shows its progress
+    command = engine_command(setup, way, port)
+    await stack.enter_async_context(servers.server(command, url, logs / f"engine-{port}.log", session))
+    return url
+
+
+def engine_command(setup: Setup, way: Way, port: int) -> list[str]:
     """Without the prefix cache: all variants answer the same prompts, and none shall know them already."""
-    command = [*_engine_module("serve", setup), "--drafter", setup.drafter, "--port", str(port)]
+    command = [*_engine_module("serve", setup), "--port", str(port)]
     command += ["--dtype", setup.dtype, "--device", setup.device]
+    command += ["--drafter", way.drafter, "--draft-schedule", way.schedule]
+    command += ["--draft-confidence", str(setup.draft_confidence)]
     command += ["--max-batch", str(setup.max_streams), "--no-prefix-cache"]
     return command + (["--threads", str(setup.threads)] if setup.threads is not None else [])
 
@@ -220,7 +241,7 @@ def _transformers(setup: Setup, notes: list[str]) -> list[tuple[str, Start]]:
         return []
 
     async def start(stack: AsyncExitStack, session: aiohttp.ClientSession, logs: Path) -> Variant:
-        folder = await servers.output_of([*_engine_module("fetch", setup), "--drafter", "none"])
+        folder = await servers.output_of([*_engine_module("fetch", setup), "--drafter", NO_DRAFTER])
         command = [
             *_MODULE,
             transformers_generate.__name__,

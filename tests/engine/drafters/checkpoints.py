@@ -160,6 +160,16 @@ def random_tensors(shapes: Shapes, seed: int) -> dict[str, Tensor]:
     return made
 
 
+def reduced(
+    config: dict[str, Any], tensors: dict[str, Tensor], ids: Tensor
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """A chain cut to the tokens `ids`: its own head's rows, or else those of the target."""
+    cut = tensors | {"d2t": ids - torch.arange(len(ids))}
+    if "lm_head.weight" in cut:
+        cut["lm_head.weight"] = cut["lm_head.weight"][ids].clone()
+    return config | {"draft_vocab_size": len(ids)}, cut
+
+
 def write_checkpoint(folder: Path, config: dict[str, Any], tensors: dict[str, Tensor]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")

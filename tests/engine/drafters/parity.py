@@ -19,6 +19,7 @@ from engine.checkpoint import read_config, read_weights
 from engine.drafters.loading import Loaded, TargetParts, load_drafter
 from engine.drafters.settings import read_settings
 from engine.model import Llama
+from tests.engine.drafters.checkpoints import reduced, write_checkpoint
 
 FOLDER = Path(
     os.environ.get("SPARKGATE_PARITY_DIR", Path(__file__).parents[2] / "fixtures" / "dspark_parity")
@@ -47,6 +48,13 @@ def parts_of(target: Llama) -> TargetParts:
 
 def load(name: str, target: Llama) -> Loaded:
     return load_drafter(FOLDER / name, parts_of(target))
+
+
+def load_reduced(name: str, target: Llama, ids: Tensor, folder: Path) -> Loaded:
+    """A chain that may draft the tokens `ids` alone, written to `folder`."""
+    config = json.loads((FOLDER / name / "config.json").read_text(encoding="utf-8"))
+    written = write_checkpoint(folder, *reduced(config, read_weights(FOLDER / name), ids))
+    return load_drafter(written, parts_of(target))
 
 
 def tensors(name: str) -> dict[str, Tensor]:

@@ -146,6 +146,7 @@ def draft_chain(
     steps: int,
     *,
     is_mtp: bool,
+    vocabulary: Tensor | None = None,
 ) -> list[int]:
     """`features` [start, F] belong to `history[:-1]`; the last token is the anchor. Greedy."""
     at = "mtp.layers.0" if is_mtp else "layers.0"
@@ -168,7 +169,8 @@ def draft_chain(
         causal = where[None, :] <= where[:, None]
         out = mlp(weights, at, stream + attention(weights, at, seen, where, seen, where, causal))[-1]
         final = weights["mtp.norm.weight" if is_mtp else "norm.weight"]
-        tokens.append(int((lm_head @ norm(out, final)).argmax()))
+        column = int((lm_head @ norm(out, final)).argmax())
+        tokens.append(column if vocabulary is None else int(vocabulary[column]))
         carries.append(out)
     return tokens[len(history) :]
 

@@ -23,16 +23,23 @@ from tests.engine.drafters.checkpoints import (
     mtp_shapes,
     random_target,
     random_tensors,
+    reduced,
     write_checkpoint,
 )
 
 STARTS = [1, 5, 16, 17, 40]
 KINDS = ["eagle3", "mtp"]
+SOME_TOKENS = torch.tensor([0, 2, 3, 7, 8, 12, 20, 21, 30, 38])
 
 
-def load(folder: Path, kind: str, seed: int, target: TargetParts) -> tuple[ChainDrafter, dict[str, Tensor]]:
+def load(
+    folder: Path, kind: str, seed: int, target: TargetParts, vocabulary: Tensor | None = None
+) -> tuple[ChainDrafter, dict[str, Tensor]]:
+    config = EAGLE3 if kind == "eagle3" else MTP
     tensors = random_tensors(eagle3_shapes() if kind == "eagle3" else mtp_shapes(), seed)
-    write_checkpoint(folder, EAGLE3 if kind == "eagle3" else MTP, tensors)
+    if vocabulary is not None:
+        config, tensors = reduced(config, tensors, vocabulary)
+    write_checkpoint(folder, config, tensors)
     loaded = load_drafter(folder, target)
     assert isinstance(loaded.drafter, ChainDrafter)
     assert loaded.unused == ()
@@ -54,18 +61,29 @@ def expected_tokens(
     weights = {name: tensor.double() for name, tensor in tensors.items()}
     target = random_target()
     embedding = weights.get("embed_tokens.weight", target.embedding.double())
-    lm_head = weights.get("lm_head.weight", target.head_weight.double())
-    steps = drafter.num_slots
+    vocabulary = drafter.vocabulary
+    of_target = target.head_weight if vocabulary is None else target.head_weight[vocabulary]
+    lm_head = weights.get("lm_head.weight", of_target.double())
     return reference.draft_chain(
-        weights, embedding, lm_head, features.double(), history, steps, is_mtp=kind == "mtp"
+        weights,
+        embedding,
+        lm_head,
+        features.double(),
+        history,
+        drafter.num_slots,
+        is_mtp=kind == "mtp",
+        vocabulary=vocabulary,
     )
 
 
 @pytest.mark.parametrize("chunk", [100, 3])
 @pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("vocabulary", [None, SOME_TOKENS], ids=["whole", "reduced"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_batch_of_chains_equals_the_reference(tmp_path: Path, kind: str, seed: int, chunk: int) -> None:
-    drafter, tensors = load(tmp_path, kind, seed, random_target())
+def test_a_batch_of_chains_equals_the_reference(
+    tmp_path: Path, kind: str, vocabulary: Tensor | None, seed: int, chunk: int
+) -> None:
+    drafter, tensors = load(tmp_path, kind, seed, random_target(), vocabulary)
     cache = DraftCache(drafter.context, 30, torch.float32, torch.device("cpu"))
     free = [*range(1, 30, 2), *range(0, 30, 2)]
     anchors, expected = [], []

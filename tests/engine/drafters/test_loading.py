@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from engine.drafters.chain import ChainDrafter
 from engine.drafters.dspark import BlockDrafter
 from engine.drafters.loading import load_drafter
 from engine.drafters.markov import GatedHead, RecurrentHead, VanillaHead
@@ -23,8 +24,10 @@ from tests.engine.drafters.checkpoints import (
     VOCAB,
     block_shapes,
     eagle3_shapes,
+    mtp_shapes,
     random_target,
     random_tensors,
+    reduced,
     write_checkpoint,
 )
 
@@ -48,6 +51,8 @@ REFUSALS = [
     (DEEPSPEC | {"block_size": 0}, "block_size"),
     (EAGLE3 | {"num_hidden_layers": 2}, "num_hidden_layers"),
     (EAGLE3 | {"ttt_length": 0}, "ttt_length"),
+    (EAGLE3 | {"draft_vocab_size": VOCAB + 1}, "draft_vocab_size"),
+    (MTP | {"draft_vocab_size": 0}, "draft_vocab_size"),
     (MTP | {"num_nextn_predict_layers": 2}, "only one is supported"),
     (SPECULATORS | {"speculators_model_type": "eagle"}, "speculators_model_type"),
     (SPECULATORS | {"markov_head_type": "rnn", "sample_from_anchor": False}, "sample_from_anchor"),
@@ -214,6 +219,24 @@ def test_the_rotation_base_is_read_from_either_place(tmp_path: Path, place: str)
     assert isinstance(drafter, BlockDrafter)
     slowest = 500.0 ** -(6 / 8)  # of head size 8
     assert drafter.rotary.cosine[10, 0, 3] == pytest.approx(torch.tensor(10 * slowest).cos().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize(("config", "shapes"), [(EAGLE3, eagle3_shapes()), (MTP, mtp_shapes())])
+def test_a_chain_may_have_a_reduced_vocabulary_or_say_that_it_has_not(
+    tmp_path: Path, config: dict[str, Any], shapes: dict[str, tuple[int, ...]]
+) -> None:
+    ids, tensors = torch.tensor([1, 4, 9, 39]), random_tensors(shapes, 3)
+    folder = write_checkpoint(tmp_path / "whole", config | {"draft_vocab_size": VOCAB}, tensors)
+    whole = load_drafter(folder, random_target()).drafter
+    loaded = load_drafter(write_checkpoint(tmp_path / "cut", *reduced(config, tensors, ids)), random_target())
+    assert loaded.unused == ()
+    assert isinstance(whole, ChainDrafter)
+    assert isinstance(loaded.drafter, ChainDrafter)
+    assert whole.vocabulary is None
+    assert loaded.drafter.vocabulary is not None
+    assert torch.equal(loaded.drafter.vocabulary, ids)
+    hidden = torch.randn(3, HIDDEN, generator=torch.Generator().manual_seed(4))
+    assert torch.equal(loaded.drafter.logits(hidden), whole.logits(hidden)[:, ids])
 
 
 def test_a_reduced_vocabulary_without_a_head_takes_the_targets_rows(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ from tests.engine.drafters.checkpoints import (
     mtp_shapes,
     random_target,
     random_tensors,
+    reduced,
     write_checkpoint,
 )
 from tests.engine.drafters.chi_square import p_value
@@ -41,7 +42,7 @@ from tests.engine.toy import make_sequence
 
 ANSWERS, BATCH, CPU = 60_000, 6_000, torch.device("cpu")
 HISTORY = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 1, 4, 1]  # repeats itself, so that prompt lookup proposes
-KINDS = ["dflash", "vanilla", "gated", "rnn", "top-k", "eagle3", "mtp", "lookup"]
+KINDS = ["dflash", "vanilla", "gated", "rnn", "top-k", "eagle3", "mtp", "cut eagle3", "cut mtp", "lookup"]
 SAMPLINGS = {
     "plain": Sampling(temperature=1.0),
     "warped": Sampling(temperature=0.8, top_k=25, top_p=0.95, min_p=0.005, presence_penalty=0.5),
@@ -51,9 +52,10 @@ SAMPLINGS = {
 def make_drafter(folder: Path, kind: str) -> Drafter:
     if kind == "lookup":
         return PromptLookup(num_slots=3)
-    if kind == "eagle3":
+    chain = kind.removeprefix("cut ")
+    if chain == "eagle3":
         config, shapes = EAGLE3, eagle3_shapes()
-    elif kind == "mtp":
+    elif chain == "mtp":
         config, shapes = MTP, mtp_shapes()
     else:
         head = {"dflash": None, "top-k": "vanilla"}.get(kind, kind)
@@ -61,6 +63,8 @@ def make_drafter(folder: Path, kind: str) -> Drafter:
         config = DEEPSPEC | changes | {"enable_confidence_head": False, "block_size": 3}
         shapes = block_shapes(head, confidence=False)
     tensors = {name: 0.6 * tensor for name, tensor in random_tensors(shapes, 21).items()}
+    if chain != kind:
+        config, tensors = reduced(config, tensors, torch.arange(1, VOCAB, 3))
     written = write_checkpoint(folder, config, tensors)
     return load_drafter(written, random_target(), draft_topk=6 if kind == "top-k" else None).drafter
 

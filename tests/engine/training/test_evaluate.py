@@ -17,7 +17,7 @@ from engine.model import Llama
 from engine.sequence import Sampling
 from engine.tokenizer import ModelTokenizer
 from engine.training.__main__ import main
-from engine.training.evaluate import EvalSettings, Evaluation, Pace, Rounds, evaluate
+from engine.training.evaluate import EvalSettings, Evaluation, Pace, Rounds, evaluate, spread
 from engine.training.prompts import Prompt
 from engine.training.report import figures, reliability, table
 from tests.engine.toy import make_engine, make_sequence, run_all
@@ -82,6 +82,12 @@ def test_rounds_are_those_that_lead_to_the_answers(
     assert [pace.num_tokens for pace in found.drafted.values()] == [
         pace.num_tokens for pace in found.plain.values()
     ]
+
+
+def test_fewer_prompts_are_spread_over_those_of_each_domain() -> None:
+    prompts = [Prompt(str(at), "code" if at % 5 == 4 else "chat") for at in range(15)]
+    assert [prompt.text for prompt in spread(prompts, 4)] == ["0", "3", "4", "7", "9", "11", "14"]
+    assert spread(prompts, 12) == prompts
 
 
 def test_a_prompt_that_does_not_fit_is_refused(toy_model: Llama, tokenizer: ModelTokenizer) -> None:

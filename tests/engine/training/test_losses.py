@@ -7,7 +7,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from engine.training.losses import HeadLosses, LossWeights, RowGroup, TargetHead, head_losses, slot_weights
+from engine.training.losses import (
+    Goals,
+    HeadLosses,
+    LossWeights,
+    RowGroup,
+    TargetHead,
+    head_losses,
+    slot_weights,
+)
 
 NUM_TOKENS, SIZE, RANK, POSITIONS, ROWS = 50, 12, 3, 9, 70
 GROUPS = (RowGroup(slice(0, 33), slice(0, 4)), RowGroup(slice(33, ROWS), slice(4, POSITIONS)))
@@ -43,19 +51,8 @@ class Case:
     def ours(self, weights: LossWeights) -> HeadLosses:
         head = TargetHead(self.head_weight, self.vocabulary, torch.float32)
         columns = head.column_of(self.labels)
-        return head_losses(
-            self.hidden,
-            self.codes,
-            self.biases,
-            head,
-            self.last_hidden,
-            self.log_norms,
-            self.target_rows,
-            columns,
-            self.row_weights,
-            weights,
-            GROUPS,
-        )
+        goals = Goals(self.last_hidden, self.log_norms, self.target_rows, columns, self.row_weights, GROUPS)
+        return head_losses(self.hidden, self.codes, self.biases, head, goals, weights)
 
     def expected(self, weights: LossWeights) -> tuple[Tensor, Tensor]:
         """The loss and the total variations, over the target's whole vocabulary."""

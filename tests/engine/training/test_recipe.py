@@ -26,7 +26,17 @@ def test_options_go_before_the_recipe_and_that_before_defaults(tmp_path: Path) -
         "model: target\nanswers: [a.npz, b.npz]\nlayers: 3\nblock_size: 5\ntarget_layer_ids: [0, 4]\n"
     )
     settings = parsed(
-        "--recipe", str(recipe), "--layers", "1", "--out", "run", "--for", "5m", "--no-from-target"
+        "--recipe",
+        str(recipe),
+        "--layers",
+        "1",
+        "--out",
+        "run",
+        "--for",
+        "5m",
+        "--no-from-target",
+        "--start-from",
+        "before",
     )
     assert settings == TrainSettings(
         model=Path("target"),
@@ -37,6 +47,7 @@ def test_options_go_before_the_recipe_and_that_before_defaults(tmp_path: Path) -
         target_layer_ids=(0, 4),
         for_s=300.0,
         from_target=False,
+        start_from=Path("before"),
     )
 
 

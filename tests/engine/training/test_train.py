@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from engine.checkpoint import read_weights
@@ -22,6 +23,7 @@ from engine.drafters.batches import Anchor, Span, context_rows, draft_batch
 from engine.drafters.context import DraftCache
 from engine.drafters.fingerprint import KEY, fingerprint
 from engine.drafters.loading import Loaded, TargetParts, load_drafter
+from engine.drafters.settings import read_settings
 from engine.drafters.temperatures import Calibration, read_temperatures
 from engine.errors import StartError
 from engine.kv_cache import num_blocks_for
@@ -33,6 +35,7 @@ from tests.engine.toy import write_toy_model
 
 ROOT = Path(__file__).parents[3]
 VOCAB, PROMPT_LEN, LENGTH = 264, 5, 24
+ALONE = Place(0, 1, torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -148,10 +151,14 @@ def test_what_was_written_names_its_target_and_loses_the_calibration_of_other_we
     assert config[KEY] == fingerprint(read_weights(settings.model)["model.embed_tokens.weight"])
 
 
+@pytest.mark.parametrize("draft_vocab_size", [48, 0])
 @pytest.mark.parametrize("kind", ["dspark", "dflash", "eagle3", "mtp"])
-def test_what_was_written_drafts_as_it_was_trained(settings: TrainSettings, kind: Any) -> None:
-    train(replace(settings, kind=kind))
-    run = Run(replace(settings, kind=kind, resume=True), Place(0, 1, torch.device("cpu")))
+def test_what_was_written_drafts_as_it_was_trained(
+    settings: TrainSettings, kind: Any, draft_vocab_size: int
+) -> None:
+    settings = replace(settings, kind=kind, draft_vocab_size=draft_vocab_size)
+    train(settings)
+    run = Run(replace(settings, resume=True), ALONE)
     net = run.objective.net
     with torch.no_grad():
         for parameter in net.parameters():
@@ -159,6 +166,7 @@ def test_what_was_written_drafts_as_it_was_trained(settings: TrainSettings, kind
     batch = run.batches.of([int(run.held_out[0])], None)
     served = load_drafter(settings.out / "drafter", parts_of(run))
     assert served.unused == ()
+    assert read_settings(settings.out / "drafter").draft_vocab_size == (draft_vocab_size or None)
     for place in (0, 7, len(batch.anchors) - net.num_slots):
         proposal = propose(served, batch, int(batch.anchors[place]))
         drafts = proposal.token_ids[0]
@@ -200,6 +208,57 @@ def propose(loaded: Loaded, batch: Batch, anchor: int) -> Proposal:
     drafter.extend(context_rows([Span(token_ids[:anchor], 0, blocks)], features[:anchor]), cache)
     at = Anchor(token_ids[: anchor + 1], blocks, temperature=0.0, seed=1, num_generated=1)
     return drafter.propose(draft_batch([at], drafter.num_slots, torch.device("cpu")), cache)
+
+
+@pytest.mark.parametrize("kind", ["dspark", "dflash", "eagle3", "mtp"])
+def test_a_run_begins_with_the_weights_and_tokens_of_another_drafter(
+    settings: TrainSettings, answers: Path, kind: Any
+) -> None:
+    """Its own answers have other tokens. What it began with need not be there when it goes on."""
+    before = replace(settings, kind=kind, for_s=0.0)
+    train(before)
+    other = Answers.load([answers])
+    path = settings.out.with_name("other.npz")
+    replace(other, tokens=other.tokens + 100).save(path)
+    folder = before.out / "drafter"
+    after = replace(before, answers=(path,), out=settings.out.with_name("after"), start_from=folder)
+    run = Run(after, ALONE)
+    assert run.vocabulary is not None
+    assert torch.equal(run.vocabulary, state(before)["vocabulary"])
+    for name, tensor in state(before)["net"].items():
+        assert torch.equal(run.objective.net.state_dict()[name], tensor.bfloat16().float())
+    assert not run.optimizer.state
+    train(after)
+    assert state(after)["settings"]["start_from"] == str(folder)
+    folder.rename(folder.with_name("moved"))
+    train(replace(after, resume=True))
+    assert state(after)["steps"] == 2
+    assert torch.equal(state(after)["vocabulary"], run.vocabulary)
+    with pytest.raises(StartError, match="start_from"):
+        train(replace(after, resume=True, start_from=None))
+
+
+def test_a_drafter_of_another_kind_or_size_is_no_start(settings: TrainSettings) -> None:
+    train(replace(settings, for_s=0.0))
+    folder = settings.out / "drafter"
+    after = replace(settings, out=settings.out.with_name("after"), start_from=folder)
+    for change, told in (
+        ({"kind": "eagle3"}, "kind is dspark, this run's eagle3"),
+        ({"kind": "dflash"}, "markov_rank is 6, this run's 0"),
+        ({"layers": 1}, "num_layers is 2, this run's 1"),
+        ({"block_size": 3}, "num_slots is 4, this run's 3"),
+        ({"target_layer_ids": (1,)}, r"target_layer_ids is \(0, 1\), this run's \(1,\)"),
+        ({"draft_vocab_size": 0}, "draft_vocab_size is 48, this run's None"),
+        ({"start_from": settings.model}, "architectures"),
+        ({"start_from": settings.out}, "not a drafter's folder"),
+    ):
+        with pytest.raises(StartError, match=told):
+            train(replace(after, **change))
+    tensors = read_weights(folder)
+    del tensors["norm.weight"]
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(StartError, match=r"cannot start from .*norm\.weight"):
+        train(after)
 
 
 def test_two_processes_take_the_steps_of_one(settings: TrainSettings, toy: Path, answers: Path) -> None:
@@ -246,6 +305,7 @@ def test_the_learning_rate_rises_then_falls_to_nothing() -> None:
     ("change", "told"),
     [
         ({"target_layer_ids": (0, 2)}, "target_layer_ids"),
+        ({"target_layer_ids": (1, -1)}, "target_layer_ids"),
         ({"layers": 4}, "layers"),
         ({"mask_token_id": VOCAB}, "mask_token_id"),
     ],

@@ -13,7 +13,13 @@ ANSWERS = ("--code-prompts", "1", "--out", "answers.npz")
 
 @pytest.mark.parametrize(
     ("command", "option"),
-    [("data", "--temperatures"), ("train", "--recipe"), ("eval", "--plot"), ("calibrate", "--temperatures")],
+    [
+        ("data", "--temperatures"),
+        ("train", "--recipe"),
+        ("eval", "--plot"),
+        ("calibrate", "--temperatures"),
+        ("compare", "--learning-rates"),
+    ],
 )
 def test_help_is_that_of_the_engines_command(process: Process, command: str, option: str) -> None:
     done = process("drafter", command, "--help")

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.bench.engine.report import Ratio, figures, ratios, remarks, usd_per_mtok
+from gateway.bench.engine.report import FLOOR, Ratio, figures, ratios, remarks, usd_per_mtok
 from gateway.bench.engine.traces import Trace, Wave
+from gateway.bench.engine.ways import ways
+
+WAYS = ways(["lookup"], ["off", "auto"], ["prefix"])
 
 
 def wave(variant: str, each: int, tokens_per_s: float, streams: int = 1, accepted: int | None = None) -> Wave:
@@ -17,6 +20,7 @@ def wave(variant: str, each: int, tokens_per_s: float, streams: int = 1, accepte
         11,
         rounds=5,
         drafted=accepted and 9,
+        verified=accepted and 8,
         accepted=accepted,
     )
     return Wave(variant, "code", streams, each, (trace,) * streams)
@@ -37,47 +41,76 @@ def test_figures_are_medians_over_the_rounds() -> None:
     assert found.stream_tokens_per_s == pytest.approx(25)
     assert found.ttft_p50_s == pytest.approx(0.2)
     assert found.usd_per_mtok == pytest.approx(10)
-    assert (found.accepted_length, found.failed_streams) == (None, 0)
+    assert (found.verified_length, found.accepted_length, found.failed_streams) == (0.0, 1.0, 0)
 
 
-def test_ours_comes_first_and_cells_stay_in_their_order() -> None:
-    waves = [
-        wave(name, 0, 50, streams) for streams in (8, 1) for name in ("llama.cpp (a)", "speculative", "plain")
-    ]
+def test_lengths_are_those_of_all_rounds_of_speculation() -> None:
+    (found,) = figures([wave("auto", 0, 50, accepted=6), wave("auto", 1, 50, accepted=4)])
+    assert found.verified_length == pytest.approx(16 / 10)
+    assert found.accepted_length == pytest.approx(1 + 10 / 10)
+
+
+def test_cells_and_variants_stay_in_the_order_of_the_first_waves() -> None:
+    turns = [("plain", "auto", "llama.cpp (a)"), ("auto", "llama.cpp (a)", "plain")]
+    waves = [wave(name, 0, 50, streams) for streams, turn in zip((8, 1), turns, strict=True) for name in turn]
     assert [(it.streams, it.variant) for it in figures(waves)] == [
-        (streams, name) for streams in (8, 1) for name in ("plain", "speculative", "llama.cpp (a)")
+        (streams, name) for streams in (8, 1) for name in turns[0]
     ]
 
 
 def test_a_ratio_is_taken_within_rounds() -> None:
     """The machine is ten times as fast in the second round, which must not matter."""
-    rates = [("plain", 0, 10), ("speculative", 0, 15), ("plain", 1, 100), ("speculative", 1, 150)]
-    (found,) = ratios([wave(*each) for each in rates])
-    assert found == Ratio("code", 1, "speculative", "plain", found.times)
+    rates = [("plain", 0, 10), ("auto", 0, 15), ("plain", 1, 100), ("auto", 1, 150)]
+    (found,) = ratios([wave(*each) for each in rates], WAYS)
+    assert found == Ratio("code", 1, "auto", "plain", "plain", found.times)
     assert found.times == pytest.approx(1.5)
 
 
 def test_of_two_builds_of_llama_the_faster_counts() -> None:
-    waves = [wave("speculative", 0, 60), wave("llama.cpp (a)", 0, 20), wave("llama.cpp (b)", 0, 30)]
-    (found,) = ratios(waves)
+    waves = [wave("auto", 0, 60), wave("llama.cpp (a)", 0, 20), wave("llama.cpp (b)", 0, 30)]
+    (found,) = [it for it in ratios(waves, WAYS) if it.against == "llama.cpp"]
     assert found.below == "llama.cpp (b)"
     assert found.times == pytest.approx(2)
 
 
+def test_auto_is_held_against_the_faster_of_plain_and_its_own_drafters_fixed() -> None:
+    found_ways = ways(["a", "b"], ["off", "auto", "fixed"], ["prefix"])
+    by_name = {"plain": 20, "a auto": 30, "a fixed": 40, "b auto": 30, "b fixed": 10}
+    found = ratios([wave(name, 0, rate) for name, rate in by_name.items()], found_ways)
+    assert [(it.above, it.against, it.below) for it in found] == [
+        ("a auto", "plain", "plain"),
+        ("a auto", "fixed", "a fixed"),
+        ("a auto", FLOOR, "a fixed"),
+        ("a fixed", "plain", "plain"),
+        ("b auto", "plain", "plain"),
+        ("b auto", "fixed", "b fixed"),
+        ("b auto", FLOOR, "plain"),
+        ("b fixed", "plain", "plain"),
+    ]
+    assert [it.times for it in found] == pytest.approx([1.5, 0.75, 0.75, 2, 1.5, 3, 1.5, 0.5])
+
+
+def test_the_faster_of_plain_and_fixed_is_unknown_where_one_has_no_rate() -> None:
+    broken = Wave("plain", "code", 1, 0, (Trace(error="HTTP 500: no"),))
+    waves = [broken, wave("auto", 0, 30), wave("fixed", 0, 10)]
+    found = ratios(waves, ways(["lookup"], ["off", "auto", "fixed"], ["prefix"]))
+    assert [it.times for it in found if it.against == FLOOR] == [None]
+
+
 def test_a_failed_wave_leaves_its_round_out_of_the_ratio() -> None:
     broken = Wave("plain", "code", 1, 0, (Trace(error="HTTP 500: no"),))
-    waves = [broken, wave("speculative", 0, 90), wave("plain", 1, 10), wave("speculative", 1, 20)]
-    assert ratios(waves)[0].times == pytest.approx(2)
+    waves = [broken, wave("auto", 0, 90), wave("plain", 1, 10), wave("auto", 1, 20)]
+    assert ratios(waves, WAYS)[0].times == pytest.approx(2)
     assert figures(waves)[0].failed_streams == 1
-    assert "plain: 1 answers failed: HTTP 500: no" in remarks(waves)
+    assert "plain: 1 answers failed: HTTP 500: no" in remarks(waves, WAYS)
 
 
-def test_remarks_tell_of_an_engine_that_does_not_draft() -> None:
-    assert any("drafted nothing" in it for it in remarks([wave("speculative", 0, 10)]))
-    assert remarks([wave("speculative", 0, 10, accepted=6)]) == []
+def test_remarks_tell_of_a_way_that_does_not_draft() -> None:
+    assert remarks([wave("auto", 0, 10)], WAYS) == ["auto: nothing was drafted, so this is plain decoding."]
+    assert remarks([wave("auto", 0, 10, accepted=6)], WAYS) == []
 
 
 def test_remarks_tell_of_waves_without_a_steady_part() -> None:
     apart = (Trace(((0.0, 1), (1.0, 1)), 1.0, 2), Trace(((2.0, 1), (3.0, 1)), 3.0, 2))
-    (remark,) = remarks([Wave("plain", "chat", 2, 0, apart)])
+    (remark,) = remarks([Wave("plain", "chat", 2, 0, apart)], ways(["none"], ["off"], ["prefix"]))
     assert "--tokens" in remark

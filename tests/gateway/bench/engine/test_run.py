@@ -8,6 +8,8 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -17,6 +19,7 @@ import pytest
 from sqlalchemy import select
 
 from gateway.bench.engine.variants import Setup, engine_command, find_gguf
+from gateway.bench.engine.ways import Way
 from gateway.ledger import tables
 from gateway.ledger.database import create_engine
 from tests.engine.toy import write_toy_model
@@ -24,7 +27,7 @@ from tests.engine.toy import write_toy_model
 pytestmark = pytest.mark.long
 
 ROUNDS, STREAMS, TOKENS = 2, 2, 24
-VARIANTS = ["plain", "speculative", "transformers"]
+VARIANTS = ["plain", "prefix auto", "delayed auto", "fixed", "transformers"]
 
 
 def started(folder: Path, *arguments: str, database_url: str | None = None) -> subprocess.Popen[str]:
@@ -44,8 +47,11 @@ def started(folder: Path, *arguments: str, database_url: str | None = None) -> s
 
 
 def bench(folder: Path, *arguments: str, database_url: str | None = None) -> subprocess.CompletedProcess[str]:
-    process = started(folder, *arguments, database_url=database_url)
-    out, err = process.communicate(timeout=120)
+    with started(folder, *arguments, database_url=database_url) as process:
+        try:
+            out, err = process.communicate(timeout=300)
+        finally:
+            process.terminate()  # where it has not ended; its servers go with it
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
@@ -62,15 +68,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(folder: Path, database_url: str) -> dict[str, Any]:
-    """One run of the toy engine, transformers, and a llama-server that ends at once."""
+    """One run of two toy engines, transformers, and a llama-server that ends at once."""
     (folder / "toy.gguf").touch()
     broken = str(shutil.which("false"))
     finished = bench(
         folder,
         *toy_engine(folder),
+        *("--drafter", "lookup", "--modes", "off,auto,fixed", "--draft-schedule", "prefix,delayed"),
         *("--kinds", "chat", "--streams", str(STREAMS), "--tokens", str(TOKENS), "--rounds", str(ROUNDS)),
         *("--llama-server", broken, "--gguf", str(folder / "toy.gguf"), "--cost", "25", "--json"),
-        *("--plot", str(folder / "rates.svg")),
+        *("--plot", str(folder / "rates.svg"), "--plot-verified", str(folder / "verified.svg")),
         database_url=database_url,
     )
     assert finished.returncode == 0, finished.stderr
@@ -79,9 +86,9 @@ def run(folder: Path, database_url: str) -> dict[str, Any]:
 
 
 def test_every_variant_answers_every_wave(run: dict[str, Any]) -> None:
-    assert sorted((wave["variant"], wave["round"]) for wave in run["waves"]) == [
+    assert sorted((wave["variant"], wave["round"]) for wave in run["waves"]) == sorted(
         (variant, each) for variant in VARIANTS for each in range(ROUNDS)
-    ]
+    )
     for wave in run["waves"]:
         assert (wave["errors"], wave["tokens"]) == ([], [TOKENS] * STREAMS)
         assert all(ttft_s > 0 for ttft_s in wave["ttft_s"])
@@ -96,15 +103,26 @@ def test_figures_and_ratios_are_told_for_each_cell(run: dict[str, Any]) -> None:
     assert [(it["variant"], it["kind"], it["streams"]) for it in run["figures"]] == [
         (variant, "chat", STREAMS) for variant in VARIANTS
     ]
-    assert [(it["above"], it["below"]) for it in run["ratios"]] == [
-        ("speculative", "plain"),
-        ("speculative", "transformers"),
-    ]
+    rivals = {
+        way: [it["against"] for it in run["ratios"] if it["above"] == way]
+        for way in ("delayed auto", "fixed")
+    }
+    assert rivals == {
+        "delayed auto": ["plain", "fixed", "max(plain, fixed)", "transformers"],
+        "fixed": ["plain", "transformers"],
+    }
     of_transformers = run["figures"][-1]  # its streams advance together: there is always a steady part
     assert of_transformers["decode_tokens_per_s"] > 0
     assert of_transformers["usd_per_mtok"] == pytest.approx(
         25 / of_transformers["decode_tokens_per_s"] / 3600 * 1e6
     )
+
+
+def test_how_many_drafts_were_verified_is_told(run: dict[str, Any]) -> None:
+    """The toy repeats itself soon, so that prompt lookup finds drafts."""
+    verified = {it["variant"]: it["verified_length"] for it in run["figures"]}
+    assert (verified["plain"], verified["transformers"]) == (0.0, None)
+    assert verified["fixed"] > 0
 
 
 def test_a_baseline_that_cannot_start_is_left_out_with_a_note(run: dict[str, Any]) -> None:
@@ -123,7 +141,8 @@ def test_the_run_is_stored_with_its_settings_and_the_machine(run: dict[str, Any]
     assert (settings["streams"], settings["threads"], settings["cost_usd_per_hour"]) == ([STREAMS], 1, 25)
     assert settings["machine"] == run["machine"]
     assert {name: run[name] for name in results} == results
-    assert {"figures", "ratios", "waves", "notes"} <= set(results)
+    assert [way["name"] for way in settings["ways"]] == VARIANTS[:-1]
+    assert {"figures", "ratios", "matches", "waves", "notes"} <= set(results)
 
 
 def test_the_plot_shows_what_was_measured(run: dict[str, Any], folder: Path) -> None:
@@ -131,6 +150,7 @@ def test_the_plot_shows_what_was_measured(run: dict[str, Any], folder: Path) -> 
     titles = [str(it.text) for it in picture.iter("{http://www.w3.org/2000/svg}title")]
     measured = [it for it in run["figures"] if it["decode_tokens_per_s"] is not None]
     assert titles == [f"{it['variant']}: {it['decode_tokens_per_s']:.1f}" for it in measured]
+    assert "fixed, verified" in (folder / "verified.svg").read_text()
 
 
 @pytest.mark.parametrize(
@@ -139,7 +159,12 @@ def test_the_plot_shows_what_was_measured(run: dict[str, Any], folder: Path) -> 
         (("--kinds", "code,verse"), "--kinds: 'verse' is not among code, math, chat, json"),
         (("--streams", "1,x"), "--streams: '1,x' is not a list of whole numbers"),
         (("--baselines", "vllm"), "--baselines: 'vllm' is not among transformers, llama.cpp"),
+        (("--modes", "off,on"), "--modes: 'on' is not among off, auto, fixed, static"),
+        (("--draft-schedule", "late"), "--draft-schedule: 'late' is not among prefix, delayed"),
+        (("--drafter", "lookup,"), "--drafter: 'lookup,' has a comma too many"),
+        (("--url", "http://127.0.0.1:9", "--drafter", "lookup,bundled"), "--url: one engine runs there"),
         (("--plot", "rates.png"), "ends in .svg"),
+        (("--plot-verified", "no/such/folder/v.svg"), "there is no folder no/such/folder"),
     ],
 )
 def test_a_wrong_option_is_refused_before_anything_starts(
@@ -172,13 +197,18 @@ def test_a_signal_ends_the_servers_too(folder: Path) -> None:
 
 
 def test_the_engine_is_started_for_all_streams_and_without_its_prefix_cache() -> None:
-    setup = Setup("toy", Path("data"), max_streams=12, tokens=8, drafter="folder", threads=3)
-    command = engine_command(setup, 4711)
-    assert command[command.index("--max-batch") + 1] == "12"
-    assert command[command.index("--drafter") + 1] == "folder"
-    assert command[command.index("--threads") + 1] == "3"
+    way = Way("auto", "folder", "delayed", "auto")
+    setup = Setup("toy", Path("data"), (way,), max_streams=12, tokens=8, draft_confidence=0.25, threads=3)
+    command = engine_command(setup, way, 4711)
+    given = dict(pairwise(command))
+    assert (given["--drafter"], given["--draft-schedule"], given["--draft-confidence"]) == (
+        "folder",
+        "delayed",
+        "0.25",
+    )
+    assert (given["--max-batch"], given["--threads"], given["--port"]) == ("12", "3", "4711")
     assert "--no-prefix-cache" in command
-    assert "--threads" not in engine_command(Setup("toy", Path("data"), max_streams=1, tokens=8), 4711)
+    assert "--threads" not in engine_command(replace(setup, threads=None), way, 4711)
 
 
 def test_the_gguf_of_a_model_is_found_by_name(tmp_path: Path) -> None:

@@ -39,13 +39,13 @@ def test_text_counts_when_its_event_is_whole() -> None:
     trace = trace_of(200, arrivals)
     assert trace.pieces == ((0.3, 6), (0.3, 2))
     assert (trace.ttft_s, trace.end_s, trace.tokens, trace.error) == (0.3, 0.5, 9, None)
-    assert (trace.rounds, trace.drafted, trace.accepted) == (3, 12, 6)
+    assert (trace.rounds, trace.drafted, trace.verified, trace.accepted) == (3, 12, 8, 6)
 
 
 def test_a_server_that_says_nothing_of_speculation_has_no_counts() -> None:
     last = event(choices=[], usage={"completion_tokens": 2})
     trace = trace_of(200, [(0.1, text("a")), (0.2, FINISH + last)])
-    assert (trace.tokens, trace.rounds, trace.accepted) == (2, None, None)
+    assert (trace.tokens, trace.rounds, trace.verified, trace.accepted) == (2, None, None, None)
 
 
 @pytest.mark.parametrize(

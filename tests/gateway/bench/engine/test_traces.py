@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.bench.engine.traces import Trace, Wave, accepted_length
+from gateway.bench.engine.traces import Trace, Wave, accepted_length, verified_length
 
 
 def steady(first_s: float, last_s: float, step_s: float, characters: int = 3) -> Trace:
@@ -47,10 +47,20 @@ def test_a_wave_with_a_failed_or_silent_stream_gives_no_rate() -> None:
     assert rate(good, Trace(end_s=1.0, tokens=3)) is None
 
 
-def test_accepted_length_counts_the_token_that_every_round_brings() -> None:
-    traces = [Trace(rounds=10, drafted=30, accepted=15), Trace(rounds=10, drafted=9, accepted=5), Trace()]
-    assert accepted_length(traces) == 2.0
+def test_lengths_are_means_over_all_rounds() -> None:
+    traces = [
+        Trace(rounds=10, drafted=30, verified=20, accepted=15),
+        Trace(rounds=30, drafted=9, verified=8, accepted=5),
+        Trace(),
+    ]
+    assert verified_length(traces) == 28 / 40
+    assert accepted_length(traces) == 1 + 20 / 40  # every round brings the target's own
 
 
-def test_without_a_draft_there_is_no_accepted_length() -> None:
-    assert accepted_length([Trace(), Trace(rounds=10, drafted=0, accepted=0)]) is None
+def test_a_round_without_drafts_commits_one_token() -> None:
+    traces = [Trace(rounds=10, drafted=0, verified=0, accepted=0)]
+    assert (verified_length(traces), accepted_length(traces)) == (0.0, 1.0)
+
+
+def test_a_server_that_tells_of_no_rounds_has_no_lengths() -> None:
+    assert (verified_length([Trace()]), accepted_length([Trace()])) == (None, None)
