@@ -18,6 +18,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 from urllib.parse import urlsplit
 
+import uvloop
+
 from gateway.upstreams.base import Mark, Unreachable
 from gateway.upstreams.http_connection import Connection, Silence, words
 from gateway.upstreams.http_response import Response
@@ -136,12 +138,17 @@ class Pool:
         try:
             async with asyncio.timeout(self._connect_within_s):
                 reached = await _reach(await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM))
-                await loop.create_connection(
-                    lambda: connection,
-                    sock=reached,
-                    ssl=self._ssl,
-                    server_hostname=host if self._ssl else None,
-                )
+                try:
+                    await loop.create_connection(
+                        lambda: connection,
+                        sock=reached,
+                        ssl=self._ssl,
+                        server_hostname=host if self._ssl else None,
+                    )
+                except BaseException:
+                    if isinstance(loop, uvloop.Loop):  # it closes the descriptor, and so would the socket:
+                        reached.detach()  # by then it may be that of another connection
+                    raise
         except TimeoutError:
             why = f"no connection to {self._authority} within {self._connect_within_s:g} s"
         except (OSError, ValueError) as error:
@@ -198,6 +205,8 @@ class Pool:
 async def _reach(places: Sequence[_Place]) -> socket.socket:
     """Connects to the first of a host's addresses that answers, each with a head start on the next (RFC 8305)."""
 
+    connected: list[socket.socket] = []
+
     async def attempt(place: _Place) -> socket.socket:
         family, kind, protocol, _, address = place
         reached = socket.socket(family, kind, protocol)
@@ -207,10 +216,17 @@ async def _reach(places: Sequence[_Place]) -> socket.socket:
         except BaseException:
             reached.close()
             raise
+        connected.append(reached)
         return reached
 
     attempts = [functools.partial(attempt, place) for place in places]
-    winner, _, errors = await staggered_race(attempts, HEAD_START_S)
+    winner = None
+    try:
+        winner, _, errors = await staggered_race(attempts, HEAD_START_S)
+    finally:  # cancelled when one had just connected, or two did at once
+        for reached in connected:
+            if reached is not winner:
+                reached.close()
     if winner is None:
         raise next(error for error in errors if error is not None)
     return cast(socket.socket, winner)
