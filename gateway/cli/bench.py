@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from gateway.bench.models import Plan
     from gateway.bench.samples import ModelReport, Percentiles, Sample
 
-_INTERRUPTED = 130
-
 
 def register(app: typer.Typer) -> None:
     bench = typer.Typer(help="Measure, and keep the results.", no_args_is_help=True)
@@ -80,7 +78,7 @@ def models(
             problem = bench_runs.stored(database_url, "models", started_at, run["settings"], results)
         _show(run | {"stored": problem is None, "not_stored_because": problem}, found, as_json)
     if interrupted:
-        leave(_INTERRUPTED)
+        leave(bench_runs.INTERRUPTED)
 
 
 def _measured(plan: Plan) -> tuple[list[Sample], bool]:

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 KEPT = ("figures", "ratios", "matches", "waves", "notes", "interrupted")  # of a run, beside its settings
 
-_INTERRUPTED = 130
 _AS_CONFIGURED = "as sparkgate.yaml says"
 
 
@@ -99,10 +98,7 @@ def engine(
 
     pictures = {"--plot": (plot, rates), "--plot-verified": (plot_verified, lengths)}
     for option, (file, _) in pictures.items():
-        if file is not None and file.suffix != ".svg":
-            raise Refused(f"{option} {file}: the picture is an SVG; give it a name that ends in .svg")
-        if file is not None and not file.parent.is_dir():
-            raise Refused(f"{option} {file}: there is no folder {file.parent}; make it first")
+        bench_runs.check_picture(option, file)
     plan = Plan(_names("--kinds", kinds, KINDS), _numbers("--streams", streams), tokens, rounds)
     settings = options.loaded_deployment(config).deployment.engine
     schedules = _names("--draft-schedule", draft_schedule or settings.draft_schedule, SCHEDULES)
@@ -146,7 +142,7 @@ def engine(
         if problem:
             print_error(f"The run was not stored: {problem}")
     if interrupted:
-        leave(_INTERRUPTED)
+        leave(bench_runs.INTERRUPTED)
 
 
 def _names(option: str, given: str, known: Sequence[str]) -> tuple[str, ...]:

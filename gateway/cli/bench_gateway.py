@@ -33,7 +33,6 @@ KEPT = (
     "interrupted",
 )  # of a run, beside its settings
 
-_INTERRUPTED = 130
 _COLUMNS = {
     "contestant": "contestant",
     "start_s": "start s",
@@ -88,13 +87,8 @@ def gateway(
     from gateway.bench.gateway.report import figures
     from gateway.bench.machine import describe
 
-    if plot is not None and plot.suffix != ".svg":
-        raise Refused(f"--plot {plot}: the picture is an SVG; give it a name that ends in .svg")
-    chosen = {name.strip() for name in contestants.split(",")}
-    unknown = ", ".join(map(repr, sorted(chosen - set(NAMES))))
-    if unknown:
-        raise Refused(f"--contestants: {unknown} is not among {', '.join(NAMES)}")
-    setup = Setup(tuple(name for name in NAMES if name in chosen), litellm_python, portkey)
+    bench_runs.check_picture("--plot", plot)
+    setup = Setup(tuple(bench_runs.chosen("--contestants", contestants, NAMES)), litellm_python, portkey)
     plan = Plan(seconds, rounds)
     started_at, machine = datetime.now(UTC), describe()
     found, interrupted = _measured(setup, plan)
@@ -111,7 +105,7 @@ def gateway(
         if problem:
             print_error(f"The run was not stored: {problem}")
     if interrupted:
-        leave(_INTERRUPTED)
+        leave(bench_runs.INTERRUPTED)
 
 
 def _measured(setup: Setup, plan: Plan) -> tuple[_Found, bool]:

@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gateway.cli import bench_runs, options
-from gateway.cli.output import Refused, leave, print_error, print_json, print_table
+from gateway.cli.output import leave, print_error, print_json, print_table
 
 if TYPE_CHECKING:
     from gateway.bench.routing.compare import Measured
     from gateway.bench.routing.report import Claim, Row, Spread
     from gateway.bench.routing.scenarios import Scenario
 
-_INTERRUPTED = 130
 _ALL = "all"
 _COLUMNS = {
     "p95_s": "p95 s",
@@ -58,10 +57,7 @@ def routing(
     from gateway.bench.routing.scenarios import SCENARIOS
     from gateway.bench.routing.simulate import NAMES
 
-    if plot is not None and plot.suffix != ".svg":
-        raise Refused(f"--plot {plot}: the picture is an SVG; give it a name that ends in .svg")
-    if plot is not None and not plot.parent.is_dir():
-        raise Refused(f"--plot {plot}: there is no folder {plot.parent}; make it first")
+    bench_runs.check_picture("--plot", plot)
     chosen = [SCENARIOS[name] for name in _chosen("--scenarios", scenarios, tuple(SCENARIOS))]
     ways = _chosen("--strategies", strategies, NAMES)
     found, notes, interrupted = _compared(chosen, ways, seeds, workers or cores())
@@ -78,15 +74,11 @@ def routing(
     else:
         _show(table, held, notes)
     if interrupted:
-        leave(_INTERRUPTED)
+        leave(bench_runs.INTERRUPTED)
 
 
 def _chosen(option: str, given: str, known: tuple[str, ...]) -> list[str]:
-    """In the order in which they are known."""
-    names = set(known) if given == _ALL else {name.strip() for name in given.split(",")}
-    if unknown := ", ".join(map(repr, sorted(names - set(known)))):
-        raise Refused(f"{option}: {unknown} is not among {', '.join(known)}")
-    return [name for name in known if name in names]
+    return list(known) if given == _ALL else bench_runs.chosen(option, given, known)
 
 
 def _compared(

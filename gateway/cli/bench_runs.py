@@ -1,17 +1,38 @@
-"""What benchmarks share: the bar while they run, and where a finished one is kept (the ledger's database, if any).
+"""What benchmarks share: checks of their options, the bar while they run, and where a finished one is kept.
 
-In: a run as JSON values. Out: None once it is a row of `bench_runs`, else why it is not.
+In: a run as JSON values. Out: None once it is a row of `bench_runs` in the ledger's database, else why it is not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from gateway.cli import options
+from gateway.cli.output import Refused
+
+INTERRUPTED = 130  # the exit code after Ctrl-C
+
+
+def chosen(option: str, given: str, known: Sequence[str]) -> list[str]:
+    """The names of a list with commas, in the order in which they are known. Raises Refused for others."""
+    names = {name.strip() for name in given.split(",")}
+    if unknown := ", ".join(map(repr, sorted(names - set(known)))):
+        raise Refused(f"{option}: {unknown} is not among {', '.join(known)}")
+    return [name for name in known if name in names]
+
+
+def check_picture(option: str, file: Path | None) -> None:
+    """Raises Refused, before anything is measured, where the picture could not be written as it is named."""
+    if file is None:
+        return
+    if file.suffix != ".svg":
+        raise Refused(f"{option} {file}: the picture is an SVG; give it a name that ends in .svg")
+    if not file.parent.is_dir():
+        raise Refused(f"{option} {file}: there is no folder {file.parent}; make it first")
 
 
 @contextmanager
