@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.catalog import Catalog, Target
-from router.decide import COLD_SHARE, UnknownModel, decide
+from router.decide import UnknownModel, decide
+from router.explore import COLD_SHARE
 from router.fleet import EngineState, Fleet
 from router.policy import Policy, ShapePolicy, Slo
 from tests.router.calls import catalog, policy, query, seen
