@@ -157,8 +157,9 @@ def test_reliability_is_by_bins() -> None:
     assert [point for pair in points for point in pair] == pytest.approx([0.12, 0.5, 0.9, 1.0])
 
 
+@pytest.mark.parametrize("options", [[], ["--no-plain"]])
 def test_the_command_writes_figures_and_a_picture(
-    tmp_path: Path, toy_folder: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, toy_folder: Path, capsys: pytest.CaptureFixture[str], options: list[str]
 ) -> None:
     prompts = tmp_path / "prompts.jsonl"
     lines = [json.dumps({"prompt": prompt.text, "domain": prompt.domain}) for prompt in PROMPTS]
@@ -166,8 +167,9 @@ def test_the_command_writes_figures_and_a_picture(
     arguments = ["eval", "--model", str(toy_folder), "--drafter", "lookup", "--dtype", "float32"]
     arguments += ["--prompts", str(prompts), "--max-tokens", "20", "--device", "cpu"]
     arguments += ["--json", str(tmp_path / "figures.json"), "--plot", str(tmp_path / "slots.svg")]
-    assert main(arguments) == 0
+    assert main(arguments + options) == 0
     found = json.loads((tmp_path / "figures.json").read_text())
+    assert (found["mean"]["plain_tokens_per_s"] is None) == ("--no-plain" in options)
     assert capsys.readouterr().out.strip() == table(found)
     assert found["temperature"] == 0.0
     assert found["domains"]["chat"]["answers"] == 3
