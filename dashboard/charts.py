@@ -6,6 +6,7 @@ every axis. Font, background and grid come from Streamlit's theme, so the figure
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -34,7 +35,7 @@ class Axis:
 
 def calls(traffic: pd.DataFrame, axis: Axis, colour: dict[str, str]) -> go.Figure:
     """Stacked columns, one colour a target. `traffic` has at, target, calls."""
-    figure = _figure(axis, f"calls per {axis.bucket_label}")
+    figure = over_time(axis, f"calls per {axis.bucket_label}")
     counts = traffic.groupby(["target", "at"])["calls"].sum()
     for target in _targets(traffic):
         figure.add_bar(
@@ -49,17 +50,17 @@ def calls(traffic: pd.DataFrame, axis: Axis, colour: dict[str, str]) -> go.Figur
 
 
 def ttft(series: pd.DataFrame, axis: Axis, colour: dict[str, str]) -> go.Figure:
-    """p95 solid and p50 dotted a target, with the 1.5 s line. `series` is indexed by (target, at): n, p50,
-    p95.
+    """p95 solid, p50 dotted and p99 pale, a target, with the 1.5 s line. `series` is indexed by (target, at): n
+    and the quantiles.
     """
-    figure = _latency(series, axis, colour, "time to first token (s)", ("p50", "p95"))
-    _limit(figure, TTFT_LINE_S, "1.5 s", series["p95"].max())
+    figure = _latency(series, axis, colour, "time to first token (s)")
+    _limit(figure, TTFT_LINE_S, "1.5 s", series["p99"].max())
     return figure
 
 
 def completion(series: pd.DataFrame, axis: Axis, colour: dict[str, str]) -> go.Figure:
-    """p95 of the whole call a target. `series` as in `ttft`."""
-    figure = _latency(series, axis, colour, "whole call, p95 (s)", ("p95",))
+    """The same of the whole call, without a line."""
+    figure = _latency(series, axis, colour, "whole call (s)")
     figure.update_yaxes(rangemode="tozero")
     return figure
 
@@ -72,7 +73,7 @@ def timeout_rate(
     A call that a fallback rescued counts against the target that was late. Frames have at, timeouts, and calls
     or attempts, and `attempts` has target.
     """
-    figure = _figure(axis, "timed out (%)")
+    figure = over_time(axis, "timed out (%)")
     everyone = traffic.groupby("at")[["calls", "timeouts"]].sum().rename(columns={"calls": "attempts"})
     groups = {"all calls": everyone}
     groups |= {str(name): rows.set_index("at") for name, rows in attempts.groupby("target")}
@@ -120,16 +121,38 @@ def attempt_timeline(attempts: pd.DataFrame, started_at: datetime, colour: dict[
     return figure
 
 
-def _figure(axis: Axis, unit: str) -> go.Figure:
+def blank() -> go.Figure:
+    """The common look, without axes."""
     figure = go.Figure()
     figure.update_layout(
         height=_HEIGHT_PX,
         margin={"l": 8, "r": 12, "t": 8, "b": 8},
-        showlegend=False,  # one legend for all charts stands above them
+        showlegend=False,  # legends stand above the charts, as HTML
         hovermode="x unified",
         uirevision="kept",  # a refresh keeps the reader's zoom
         **_CLEAR,
     )
+    return figure
+
+
+def log_scale(lowest: float, highest: float) -> dict[str, Any]:
+    """What makes an axis logarithmic from the one value to the other, every tick written out."""
+    decades = range(math.floor(math.log10(lowest)), math.ceil(math.log10(highest)) + 1)
+    ticks = [digit * 10.0**power for power in decades for digit in (1, 2, 5)]
+    if highest > 1000 * lowest:
+        ticks = ticks[::3]
+    return {
+        "type": "log",
+        "rangemode": "normal",
+        "range": [math.log10(lowest), math.log10(highest)],
+        "tickvals": ticks,
+        "ticktext": [f"{tick:g}" for tick in ticks],
+    }
+
+
+def over_time(axis: Axis, unit: str) -> go.Figure:
+    """The common look and time axis; `unit` is the title of the other."""
+    figure = blank()
     figure.update_xaxes(
         title={"text": f"time ({axis.zone})", "standoff": 6},
         range=[axis.buckets[0], max(axis.end, axis.buckets[-1].to_pydatetime())],
@@ -140,19 +163,18 @@ def _figure(axis: Axis, unit: str) -> go.Figure:
     return figure
 
 
-def _latency(
-    series: pd.DataFrame, axis: Axis, colour: dict[str, str], unit: str, which: tuple[str, ...]
-) -> go.Figure:
-    figure = _figure(axis, unit)
+def _latency(series: pd.DataFrame, axis: Axis, colour: dict[str, str], unit: str) -> go.Figure:
+    figure = over_time(axis, unit)
     for target in series.index.get_level_values("target").unique():
         rows = series.loc[target].reindex(axis.buckets)
-        for quantile in which:
+        for quantile, dash in (("p50", "dot"), ("p95", "solid"), ("p99", "dash")):
             figure.add_scatter(
                 x=axis.buckets,
                 y=rows[quantile],
                 customdata=rows["n"],
                 hovertemplate=f"{quantile} %{{y:.3f}} s of %{{customdata:,}} calls",
-                **_line(target, colour[target], "dot" if quantile == "p50" else "solid", rows["n"]),
+                opacity=0.45 if quantile == "p99" else 1.0,
+                **_line(target, colour[target], dash, rows["n"]),
             )
     return figure
 

@@ -6,14 +6,12 @@ In: the query parameter `id`. Reads once, since a closed exchange never changes.
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import urlencode
 
 import pandas as pd
 import streamlit as st
 
 from dashboard import charts, explanation, figures, lookups, markup, page, queries, tables
 from dashboard.database import LedgerUnavailable
-from dashboard.markup import Html
 from dashboard.palette import colours
 
 _RETRY_S = 3
@@ -21,18 +19,9 @@ _RETRY_S = 3
 
 def exchange() -> None:
     written = str(st.query_params.get("id", ""))
-    page.show(_heading(written))
+    page.show(markup.heading("Exchange", markup.code(written)))
     is_waiting = st.session_state.get("is_waiting", False)
     st.fragment(_once, run_every=_RETRY_S if is_waiting else None)(written)
-
-
-def _heading(written: str) -> Html:
-    kept = {key: st.query_params[key] for key in ("span", "shape") if key in st.query_params}
-    back = "./" + (f"?{urlencode(kept)}" if kept else "")
-    return Html(
-        f'<div class="sg-brand"><b>sparkgate</b><span><a href="{markup.safe(back)}">← Overview</a></span>'
-        f"<code>{markup.safe(written)}</code></div>"
-    )
 
 
 def _once(written: str) -> None:

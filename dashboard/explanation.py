@@ -108,8 +108,9 @@ def _attempt_cells(row: Mapping[str, Any], colour: Mapping[str, str]) -> list[Co
     error = ": ".join(
         str(row[key]) for key in ("error_code", "error_message") if not figures.is_absent(row[key])
     )
+    place = f"{row['ordinal'] + 1}. " if figures.is_absent(row["role"]) else f"{row['role']} "
     return [
-        markup.join([f"{row['ordinal'] + 1}. ", markup.chip(row["target"], colour[row["target"]])]),
+        markup.join([place, markup.chip(row["target"], colour[row["target"]])]),
         row["model"],
         markup.pill(result.replace("_", " "), kind),
         figures.NONE if figures.is_absent(row["http_status"]) else f"{row['http_status']:.0f}",

@@ -36,12 +36,12 @@ def exchange(engine: Engine, exchange_id: UUID) -> pd.DataFrame:
 
 
 def attempts(engine: Engine, exchange_id: UUID, started_at: datetime) -> pd.DataFrame:
-    """All upstream tries in order, hedge losers included. Tries begin within a day of their exchange."""
+    """All upstream tries in order, hedge losers included, and shadows. Tries begin within a day of their exchange."""
     return read(
         engine,
         """SELECT ordinal, started_at, target, model, result, http_status, error_code, error_message, ttft_s,
                   total_s, input_tokens, output_tokens, CAST(cost_usd AS float8) AS cost_usd,
-                  upstream_request_id, engine
+                  upstream_request_id, engine, role
            FROM attempts
            WHERE exchange_id = :id AND id >= uuid_floor(:start) AND id < uuid_floor(:until)
            ORDER BY ordinal""",

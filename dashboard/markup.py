@@ -6,7 +6,7 @@ mixed from the current text colour.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Literal
@@ -51,6 +51,11 @@ def chip(name: str, colour: str) -> Html:
     )
 
 
+def legend(names: Iterable[str], colour: Mapping[str, str], note: str = "") -> Html:
+    chips = join(chip(name, colour[name]) for name in names)
+    return Html(f'<div class="sg-legend">{chips}{muted(note) if note else ""}</div>')
+
+
 def muted(words: Content) -> Html:
     return Html(f'<span class="sg-muted">{safe(words)}</span>')
 
@@ -73,8 +78,9 @@ def card(key: str, label: str, value: Content, *notes: Content) -> Html:
     )
 
 
-def cards(items: Iterable[Html]) -> Html:
-    return Html(f'<div class="sg-cards">{join(items)}</div>')
+def cards(items: Iterable[Html], *, wide: bool = False) -> Html:
+    """A row of cards; `wide` shares it out equally among fewer than eight."""
+    return Html(f'<div class="sg-cards{" sg-wide" if wide else ""}">{join(items)}</div>')
 
 
 @dataclass(frozen=True, slots=True)

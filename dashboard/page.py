@@ -1,7 +1,7 @@
 """What the pages share in a Streamlit session: the connection, the reader's clock and zone, the failure
 message.
 
-Knows Streamlit and the environment variable; knows no SQL.
+Knows Streamlit and the environment variable.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ import os
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+import pandas as pd
+import plotly.graph_objects as go
 import streamlit as st
 from sqlalchemy import Engine
 
-from dashboard import markup
+from dashboard import markup, queries
 from dashboard.database import LedgerUnavailable, connect
 from dashboard.markup import Html
 
@@ -51,6 +53,37 @@ def now() -> datetime:
 def panel(name: str) -> st.delta_generator.DeltaGenerator:
     """A bordered part of the page."""
     return st.container(border=True, key=f"panel_{name}")
+
+
+def chart(figure: go.Figure, key: str) -> None:
+    st.plotly_chart(figure, key=f"chart_{key}", config={"displayModeBar": False, "responsive": True})
+
+
+def export(rows: pd.DataFrame, name: str) -> None:
+    """A button that hands out these rows."""
+    st.download_button(
+        "CSV",
+        rows.to_csv(index=False),
+        file_name=f"sparkgate_{name}.csv",
+        mime="text/csv",
+        key=f"csv_{name}",
+        on_click="ignore",
+        type="tertiary",
+        icon=":material/download:",
+    )
+
+
+@st.cache_data(show_spinner=False, ttl=30)
+def _names(_ledger: Engine) -> list[str]:
+    return [str(name) for name in queries.targets(_ledger)["name"]]
+
+
+def target_names() -> list[str]:
+    """Of the configured targets; none while the database is away."""
+    try:
+        return _names(ledger())
+    except LedgerUnavailable:
+        return []
 
 
 def show(html: Html) -> None:

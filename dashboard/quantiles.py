@@ -15,7 +15,9 @@ import pandas as pd
 
 GAMMA = 1.02
 FEW_SAMPLES = 20  # a p95 of fewer is the slowest or second slowest call, no more
-QUANTILES = {"p50": 0.50, "p95": 0.95}
+FEW_FOR_P99 = 100
+NEEDED = {"p50": 1, "p95": FEW_SAMPLES, "p99": FEW_FOR_P99}
+QUANTILES = {"p50": 0.50, "p95": 0.95, "p99": 0.99}
 
 
 def bucket_value_s(k: int) -> float:
@@ -24,7 +26,7 @@ def bucket_value_s(k: int) -> float:
 
 
 def quantiles(buckets: pd.DataFrame, metric: str, by: Sequence[str]) -> pd.DataFrame:
-    """Columns n, p50, p95 (seconds), indexed by the columns `by`.
+    """Columns n, p50, p95, p99 (seconds), indexed by the columns `by`.
 
     `buckets` has the columns metric, k, n and those in `by`. A group without samples has no row.
     """
@@ -41,10 +43,10 @@ def quantiles(buckets: pd.DataFrame, metric: str, by: Sequence[str]) -> pd.DataF
     return table
 
 
-def overall(buckets: pd.DataFrame, metric: str) -> tuple[int, float | None, float | None]:
-    """(samples, p50, p95) over everything in `buckets`; None without samples."""
+def overall(buckets: pd.DataFrame, metric: str) -> tuple[int, float | None, float | None, float | None]:
+    """(samples, p50, p95, p99) over everything in `buckets`; None without samples."""
     table = quantiles(buckets.assign(everything=0), metric, ["everything"])
     if table.empty:
-        return 0, None, None
+        return 0, None, None, None
     row = table.iloc[0]
-    return int(row["n"]), float(row["p50"]), float(row["p95"])
+    return int(row["n"]), float(row["p50"]), float(row["p95"]), float(row["p99"])

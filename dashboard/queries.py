@@ -80,7 +80,7 @@ SELECT date_bin(make_interval(secs => :bucket_s), started_at, 'epoch') AS at, ta
        CAST(sum(cost_usd) AS float8) AS cost_usd,
        count(*) FILTER (WHERE cost_usd IS NULL) AS unpriced
 FROM attempts AS a
-WHERE id >= uuid_floor(:start) AND started_at >= :start
+WHERE id >= uuid_floor(:start) AND started_at >= :start AND role {role}
   AND (CAST(:shape AS text) IS NULL OR EXISTS (
       SELECT FROM exchanges AS e
       WHERE e.id = a.exchange_id AND e.shape = :shape AND e.id >= uuid_floor(:start)))
@@ -95,7 +95,12 @@ def attempts(engine: Engine, start: datetime, bucket_s: int, shape: str | None =
     `exchanges` name only the target that answered; a target whose every call had to be rescued by a fallback
     would look healthy there.
     """
-    return read(engine, _ATTEMPTS, start=start, bucket_s=bucket_s, shape=shape)
+    return read(engine, _ATTEMPTS.format(role="IS NULL"), start=start, bucket_s=bucket_s, shape=shape)
+
+
+def shadows(engine: Engine, start: datetime, bucket_s: int, shape: str | None = None) -> pd.DataFrame:
+    """The same of tries that were made on trial, which no call's cost has in it."""
+    return read(engine, _ATTEMPTS.format(role="= 'shadow'"), start=start, bucket_s=bucket_s, shape=shape)
 
 
 # The cohort is the tasks that began in the span: then all their exchanges lie in it too.
@@ -136,20 +141,32 @@ def tasks_by_workflow(engine: Engine, start: datetime) -> pd.DataFrame:
     return read(engine, _TASKS, start=start)
 
 
-_NEWEST = """
+# What is rare is looked for among the newest calls only: no walk through a whole month for fifteen rows.
+_LOOKED_AT = 20_000
+_NEWEST = f"""
 SELECT id, started_at, caller, model_asked, shape, shape_source, target, status, stream, attempts, ttft_s,
        total_s, tokens_per_s, output_tokens, CAST(cost_usd AS float8) AS cost_usd, error_code, timed_out,
        decision ->> 'reason' AS reason, CAST(decision ->> 'explored' AS boolean) AS explored
-FROM exchanges
-WHERE id >= uuid_floor(:start) AND (CAST(:shape AS text) IS NULL OR shape = :shape)
+FROM (
+    SELECT * FROM exchanges
+    WHERE id >= uuid_floor(:start) AND (CAST(:shape AS text) IS NULL OR shape = :shape)
+    ORDER BY id DESC
+    LIMIT CASE WHEN :min_attempts > 0 THEN {_LOOKED_AT} ELSE :limit END
+) AS newest
+WHERE attempts >= :min_attempts
 ORDER BY id DESC
 LIMIT :limit
 """
 
 
-def newest_exchanges(engine: Engine, start: datetime, shape: str | None, limit: int) -> pd.DataFrame:
-    """The newest exchanges, newest first, each with the sentence that says why its target was chosen."""
-    return read(engine, _NEWEST, start=start, shape=shape, limit=limit)
+def newest_exchanges(
+    engine: Engine, start: datetime, shape: str | None, limit: int, min_attempts: int = 0
+) -> pd.DataFrame:
+    """The newest exchanges, newest first, each with the sentence that says why its target was chosen.
+
+    Those of `min_attempts` attempts are looked for among the newest 20,000.
+    """
+    return read(engine, _NEWEST, start=start, shape=shape, limit=limit, min_attempts=min_attempts)
 
 
 def last_call_at(engine: Engine) -> datetime | None:

@@ -16,11 +16,11 @@ import streamlit as st
 from sqlalchemy import Engine
 
 from dashboard import cards, charts, figures, markup, page, queries, tables
+from dashboard.advice import panel as advice
 from dashboard.spans import Span
 from dashboard.summary import summarise, summarise_by, summarise_tasks, tries_by_target
 from dashboard.sums import Sums, idle_costs_usd, local, local_quantiles, time_axis
 
-_CHART = {"displayModeBar": False, "responsive": True}
 _GATEWAY_VARIABLE = "SPARKGATE_URL"
 
 
@@ -64,15 +64,24 @@ def _first_call() -> str:
     )
 
 
-def measured(sums: Sums, span: Span, targets: pd.DataFrame, colour: dict[str, str]) -> None:
+def measured(
+    ledger: Engine,
+    sums: Sums,
+    span: Span,
+    shape: str | None,
+    targets: pd.DataFrame,
+    colour: dict[str, str],
+) -> None:
     everything = summarise(sums.traffic, sums.totals)
     page.show(cards.top_row(everything, summarise_tasks(sums.tasks), span.length_s))
     _charts(sums, span, colour)
+    advice.show(ledger, sums, shape)
     by_target = summarise_by(sums.traffic, sums.totals, "target")
     with page.panel("by_target"):
         page.show(markup.heading("By target", f"latencies as callers saw them · {tables.FEW_NOTE}"))
-        tries = tries_by_target(sums.attempts)
-        page.show(tables.by_target(by_target, tries, idle_costs_usd(sums, targets), colour))
+        tries, shadows = tries_by_target(sums.attempts), tries_by_target(sums.shadows)
+        page.show(tables.by_target(by_target, tries, shadows, idle_costs_usd(sums, targets), colour))
+        page.export(sums.traffic, "calls")
     with page.panel("by_shape"):
         page.show(markup.heading("By task shape", tables.FEW_NOTE))
         page.show(tables.by_shape(summarise_by(sums.traffic, sums.totals, "shape")))
@@ -84,26 +93,20 @@ def measured(sums: Sums, span: Span, targets: pd.DataFrame, colour: dict[str, st
 
 def _charts(sums: Sums, span: Span, colour: dict[str, str]) -> None:
     zone = str(page.reader_zone())
-    axis, traffic = time_axis(sums, span, zone), local(sums.traffic, zone)
-    page.show(_legend(sorted({*traffic["target"]}), colour))
+    axis, traffic = time_axis(sums.start, sums.end, span, zone), local(sums.traffic, zone)
+    page.show(markup.legend(sorted({*traffic["target"]}), colour, "hollow points: fewer than 20 calls"))
     ttft = charts.ttft(local_quantiles(sums, "ttft_s", zone), axis, colour)
     completion = charts.completion(local_quantiles(sums, "total_s", zone), axis, colour)
     with st.container(key="charts"):
         left, right = st.columns(2)
         _chart(left, "Calls by target", "", "calls", charts.calls(traffic, axis, colour))
-        _chart(right, "Time to first token", "p95 solid, p50 dotted; dashed: 1.5 s", "ttft", ttft)
+        _chart(right, "Time to first token", "p95 solid, p50 dotted, p99 pale; red: 1.5 s", "ttft", ttft)
         left, right = st.columns(2)
-        _chart(left, "Completion", "p95 of the whole call", "completion", completion)
+        _chart(left, "Completion", "whole call: p95 solid, p50 dotted, p99 pale", "completion", completion)
         rates = charts.timeout_rate(traffic, local(sums.attempts, zone), axis, colour)
         _chart(
             right, "Timeout rate", "of attempts by target; grey: of calls; dashed: 0.5 %", "timeouts", rates
         )
-
-
-def _legend(names: list[str], colour: dict[str, str]) -> markup.Html:
-    chips = markup.join([markup.chip(name, colour[name]) for name in names])
-    note = markup.muted("hollow points: fewer than 20 calls")
-    return markup.Html(f'<div class="sg-legend">{chips}{note}</div>')
 
 
 def _chart(
@@ -111,7 +114,7 @@ def _chart(
 ) -> None:
     with column, page.panel(key):
         page.show(markup.heading(title, note))
-        st.plotly_chart(figure, key=f"chart_{key}", config=_CHART)
+        page.chart(figure, key)
 
 
 def exchanges(newest: pd.DataFrame, colour: dict[str, str], way_back: Mapping[str, str]) -> None:

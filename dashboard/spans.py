@@ -27,6 +27,10 @@ class Span:
         earliest = now.timestamp() - self.length_s
         return datetime.fromtimestamp(earliest - earliest % self.bucket_s, UTC)
 
+    def tick(self, now: datetime) -> int:
+        """Another number once the sums of the span are to be read again."""
+        return int(now.timestamp() / self.reread_s)
+
     @property
     def bucket_label(self) -> str:
         if self.bucket_s < 3600:

@@ -20,6 +20,7 @@ class Latency:
     n: int
     p50: float | None
     p95: float | None
+    p99: float | None
 
     @property
     def is_few(self) -> bool:

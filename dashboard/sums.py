@@ -6,7 +6,6 @@ keeps the load on the database independent of the number of open browsers.
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -30,12 +29,13 @@ class Sums:
     series: pd.DataFrame
     totals: pd.DataFrame
     attempts: pd.DataFrame
+    shadows: pd.DataFrame
     tasks: pd.DataFrame
     engine_hours: pd.DataFrame
 
 
 def of_span(ledger: Engine, span: Span, shape: str | None) -> Sums:
-    return _reread(ledger, span, shape, int(time.time() / span.reread_s))
+    return _reread(ledger, span, shape, span.tick(datetime.now(UTC)))
 
 
 @st.cache_data(show_spinner=False, max_entries=32)
@@ -51,6 +51,7 @@ def _reread(_ledger: Engine, span: Span, shape: str | None, tick: int) -> Sums:
         series=series,
         totals=totals,
         attempts=queries.attempts(_ledger, start, span.bucket_s, shape),
+        shadows=queries.shadows(_ledger, start, span.bucket_s, shape),
         tasks=queries.tasks_by_workflow(_ledger, start),
         engine_hours=queries.engine_hours(_ledger, start),
     )
@@ -62,8 +63,8 @@ def known_shapes(_ledger: Engine) -> list[str]:
 
 
 def idle_costs_usd(sums: Sums, targets: pd.DataFrame) -> dict[str, float]:
-    """What each priced engine cost in the hours it was seen up, less what its attempts are charged."""
-    used = sums.attempts.groupby("target")["cost_usd"].sum()
+    """What each priced engine cost in the hours it was seen up, less what its attempts and shadows are charged."""
+    used = pd.concat([sums.attempts, sums.shadows]).groupby("target")["cost_usd"].sum()
     price = dict(zip(targets["name"], targets["usd_per_hour"], strict=True))
     return {
         row.target: max(0.0, row.hours * price[row.target] - used.get(row.target, 0.0))
@@ -72,9 +73,9 @@ def idle_costs_usd(sums: Sums, targets: pd.DataFrame) -> dict[str, float]:
     }
 
 
-def time_axis(sums: Sums, span: Span, zone: str) -> Axis:
-    edges = pd.date_range(sums.start, sums.end, freq=pd.Timedelta(seconds=span.bucket_s))
-    end = pd.Timestamp(sums.end).tz_convert(zone).tz_localize(None).to_pydatetime()
+def time_axis(start: datetime, end: datetime, span: Span, zone: str) -> Axis:
+    edges = pd.date_range(start, end, freq=pd.Timedelta(seconds=span.bucket_s))
+    end = pd.Timestamp(end).tz_convert(zone).tz_localize(None).to_pydatetime()
     return Axis(edges.tz_convert(zone).tz_localize(None), span.bucket_label, zone, end)
 
 
@@ -89,5 +90,5 @@ def local(frame: pd.DataFrame, zone: str) -> pd.DataFrame:
 
 
 def local_quantiles(sums: Sums, metric: str, zone: str) -> pd.DataFrame:
-    """Indexed by (target, at): n, p50, p95."""
+    """Indexed by (target, at): n, p50, p95, p99."""
     return quantiles(local(sums.series, zone), metric, ["target", "at"])

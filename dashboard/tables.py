@@ -36,6 +36,7 @@ _LATENCY_COLUMNS = (
 def by_target(
     groups: Mapping[str, Summary],
     tries: Mapping[str, Tries],
+    shadows: Mapping[str, Tries],
     idle: Mapping[str, float],
     colour: dict[str, str],
 ) -> Html:
@@ -47,12 +48,16 @@ def by_target(
         Column("Cost", True, "of all attempts, losers and failures included"),
         Column("Idle cost", True, "hours seen up × price, less what calls used"),
     ]
+    if shadows:
+        columns.append(Column("Shadow cost", True, "of calls sent to it on trial, which is in no other cost"))
     rows: list[list[Content]] = []
-    for name in [*groups, *(name for name in tries if name not in groups)]:
+    for name in dict.fromkeys([*groups, *tries, *shadows]):
         cells = _latency_cells(groups[name]) if name in groups else [*_NO_CALLS]
         tried = tries.get(name)
         cells[2] = figures.share(tried.timeouts, tried.attempts) if tried else figures.NONE
         rows.append([markup.chip(name, colour[name]), *cells, *_attempt_cells(tried), _idle(idle, name)])
+        if shadows:
+            rows[-1].append(_shadow_cost(shadows.get(name)))
     return markup.table(columns, rows, "by-target")
 
 
@@ -220,6 +225,12 @@ def _attempt_cells(tried: Tries | None) -> list[Content]:
     if tried is None:
         return [figures.NONE, figures.NONE]
     return [f"{tried.failed:,} of {tried.attempts:,}", figures.total_usd(tried.cost_usd, tried.unpriced)]
+
+
+def _shadow_cost(tried: Tries | None) -> Content:
+    if tried is None:
+        return figures.NONE
+    return markup.hinted(figures.total_usd(tried.cost_usd, tried.unpriced), f"{tried.attempts:,} calls")
 
 
 def _idle(idle: Mapping[str, float], name: str) -> str:

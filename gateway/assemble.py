@@ -1,7 +1,7 @@
 """From configuration files to a running worker's parts: the one place where they meet.
 
 `load` reads and checks the files; `assembled` opens the database, loads policy and keys, starts the background
-tasks (policy, keys, engines, spool) and closes all of it again. Knows no HTTP server.
+tasks (policy, keys, engines, other workers' news, spool) and closes all of it again. Knows no HTTP server.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ import asyncio
 import logging
 import os
 import signal
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -32,18 +33,22 @@ from gateway.config.deployment import (
     OpenAITarget,
 )
 from gateway.config.load import load_deployment
+from gateway.config.places import place_of
 from gateway.config.variables import DATABASE_URL_VARIABLE
-from gateway.control import api, key_watch, policy_watch, stored_responses
+from gateway.control import api, fleet_watch, key_watch, policy_watch, stored_responses
+from gateway.control.fleet_watch import FleetWatch, SharedFleet
 from gateway.control.key_watch import KeyWatch
 from gateway.control.plane import Plane
 from gateway.control.policy_watch import PolicyWatch
-from gateway.dispatch import engine_watch
+from gateway.dispatch import engine_watch, shadow_budget
 from gateway.dispatch.booking import Book
 from gateway.dispatch.engine_watch import EngineWatch
 from gateway.dispatch.gates import Gate
 from gateway.dispatch.metrics import Metrics
 from gateway.dispatch.search import Targets
 from gateway.dispatch.serve import Dispatcher
+from gateway.dispatch.shadow_budget import ShadowBudget
+from gateway.dispatch.shadows import Shadows
 from gateway.ledger.costs import Price, price_for
 from gateway.ledger.database import create_async_engine, resolve_url
 from gateway.ledger.response_homes import HomeLedger
@@ -55,7 +60,6 @@ from gateway.upstreams.litellm_provider import LitellmUpstream
 from gateway.upstreams.openai_http import HttpUpstream
 from gateway.wire.paths import MESSAGES, RESPONSES
 from router.catalog import Catalog
-from router.fleet import Fleet
 
 log = logging.getLogger(__name__)
 CHORES_END_WITHIN_S = 3.0
@@ -103,8 +107,11 @@ async def assembled(files: Files, index: int) -> AsyncIterator[Parts]:
         if index == 0:
             async with database.begin() as connection:
                 await replace_targets(connection, deployment, files.disabled)
-        fleet = Fleet(policy.current.half_life_s)
-        routes = _with_prices(catalog(deployment, files.disabled), prices)
+        fleet = SharedFleet(policy.current.half_life_s)
+        places = {name: place_of(target, socket.gethostname()) for name, target in targets.items()}
+        others = FleetWatch(fleet, database, places)
+        await others.start()
+        routes = with_prices(catalog(deployment, files.disabled), prices)
         engines = {
             name: upstream
             for name, upstream in upstreams.items()
@@ -119,7 +126,11 @@ async def assembled(files: Files, index: int) -> AsyncIterator[Parts]:
             for name, target in targets.items()
             if target.max_parallel is not None
         }
-        dispatcher = Dispatcher(Targets(routes, upstreams, fleet, gates), lambda: policy.current, book)
+        to_ask = Targets(routes, upstreams, fleet, gates)
+        budget = ShadowBudget(database, lambda: policy.current)
+        await budget.step()
+        shadows = Shadows(to_ask, book, budget)
+        dispatcher = Dispatcher(to_ask, lambda: policy.current, book, shadows.begin)
         quotas = Quotas(keys.spending, deployment.workers)
         release, now = version("sparkgate"), time.time()
         all_workers = "PROMETHEUS_MULTIPROC_DIR" in os.environ
@@ -138,8 +149,10 @@ async def assembled(files: Files, index: int) -> AsyncIterator[Parts]:
             (keys.step, key_watch.INTERVAL_S),
             (_flush(metrics), METRICS_INTERVAL_S),
             (watch.step, engine_watch.INTERVAL_S),
+            (others.step, fleet_watch.INTERVAL_S),
+            (budget.step, shadow_budget.INTERVAL_S),
         ]
-        async with _running(chores, spool):
+        async with _running(chores, spool), aclosing(shadows):
             yield Parts(dispatcher, keys, quotas, homes, control)
     finally:
         spool.close()
@@ -176,7 +189,7 @@ def _api_key_headers(target: OpenAITarget | AnthropicTarget) -> tuple[str, ...]:
     return ("authorization", "x-api-key") if has_both else ("authorization",)
 
 
-def _with_prices(routes: Catalog, prices: Mapping[str, Price | None]) -> Catalog:
+def with_prices(routes: Catalog, prices: Mapping[str, Price | None]) -> Catalog:
     """Token prices that the configuration left to the price list, where the router can weigh them."""
     targets = dict(routes.targets)
     for name, price in prices.items():
@@ -185,9 +198,12 @@ def _with_prices(routes: Catalog, prices: Mapping[str, Price | None]) -> Catalog
             and price.input_usd_per_mtok is not None
             and price.output_usd_per_mtok is not None
         ):
-            listed = float(price.input_usd_per_mtok), float(price.output_usd_per_mtok)
+            cached = price.cached_usd_per_mtok
             targets[name] = replace(
-                targets[name], input_usd_per_mtok=listed[0], output_usd_per_mtok=listed[1]
+                targets[name],
+                input_usd_per_mtok=float(price.input_usd_per_mtok),
+                output_usd_per_mtok=float(price.output_usd_per_mtok),
+                cached_usd_per_mtok=None if cached is None else float(cached),
             )
     return replace(routes, targets=targets)
 

@@ -34,6 +34,7 @@ class Target:
     has_json: bool = True
     input_usd_per_mtok: float | None = None
     output_usd_per_mtok: float | None = None
+    cached_usd_per_mtok: float | None = None  # of input that the target still has from an earlier call
     disabled_reason: str | None = None
 
 

@@ -1,7 +1,8 @@
 """`decide`: where a call goes, and why. The one entry point of the router; pure.
 
 Steps: what the model name means → task shape → who may (hard limits) → what each is expected to do → order by
-the policy's objective, those that would miss an SLO last → now and then explore → fallbacks → explain.
+the policy's objective, those that would miss an SLO last → experiments, the task's last target, now and then one to
+learn of → fallbacks, first where the load would break the SLO → explain.
 In: query, catalog, policy, fleet, the time and a uniform draw in [0, 1). Out: a `Decision`.
 """
 
@@ -9,17 +10,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from router.affinity import keep_on
 from router.catalog import Catalog, Named, Target
 from router.decision import Candidate, Decision, Rejection
 from router.eligibility import inability, unwell
+from router.experiment import split
 from router.explore import explore
 from router.fleet import Fleet, Health
 from router.outlook import RATE_EVIDENCE
-from router.policy import Objective, Policy, ShapePolicy
+from router.policy import Policy, Shadow, ShapePolicy
 from router.predict import expected_output_tokens, ttft_p95_s
 from router.query import Query
+from router.reason import reason
 from router.scoring import scored
 from router.shapes import find_shape
+from router.shedding import relief
+from router.thompson import sample
 
 
 class UnknownModel(Exception):
@@ -37,37 +43,56 @@ def decide(query: Query, catalog: Catalog, policy: Policy, fleet: Fleet, now: fl
         raise UnknownModel(query.model)
     finding = find_shape(query, named.shape, policy.rules)
     rules = policy.for_shape(finding.shape)
-    names = (query.target,) if query.target else _names(named, rules.candidates, catalog)
+    by_role = rules.roles.get(query.role, ()) if query.role else ()
+    names = (query.target,) if query.target else _names(named, by_role or rules.candidates, catalog)
     field = _muster(query, catalog, fleet, names, now)
     is_pinned = named.pinned or query.target
     spare = () if is_pinned else tuple(name for name in rules.fallback if name not in names)
-    reserve = _muster(query, catalog, fleet, spare, now)
+    reserve = _muster(query, catalog, fleet, spare, now) if spare else _NOBODY
     if not field.well and not reserve.well:
-        field.call_up_soonest()
+        (field if field.resting else reserve).call_up_soonest()
     shape = finding.shape
     outlooks = [health.outlook(shape, now) for _, health in field.well]
     output_tokens = expected_output_tokens(query, shape, outlooks)
     ranked = scored(query, shape, rules, field.well, outlooks, output_tokens)
-    ordered, explored = explore(ranked, policy.explore, draw)
+    weights = () if is_pinned else rules.weights
+    if weights or query.last_target is not None:
+        ordered, explored = _ordered(ranked, query, shape, catalog, policy, rules, weights, draw)
+    else:
+        ordered, explored = _explored(ranked, policy, rules, draw)
     fallbacks = [Candidate(target.name, "fallback", None, None) for target, _ in reserve.well]
+    order = (*ordered, *fallbacks)
+    if fallbacks and ordered and ordered[0].slo_misses and ordered[0].role in ("candidate", "sticky"):
+        outlook = fleet.health(ordered[0].target).outlook(shape, now)
+        ahead = relief(ordered[0], outlook, query, shape, rules, reserve.well, output_tokens, now)
+        relieving = [it.target for it in ahead]
+        order = (*ahead, *(it for it in order if it.target not in relieving))
     return Decision(
         shape=shape,
         shape_source=finding.source,
+        shape_confidence=finding.confidence,
         objective=rules.objective,
-        candidates=(*ordered, *fallbacks),
+        candidates=order,
         rejections=(*field.rejections(), *reserve.rejections()),
-        reason=_reason(named, rules.objective, ordered, fallbacks, explored, bool(field.resting)),
+        reason=reason(named, rules.objective, order, bool(field.resting)),
         policy_hash=policy.hash,
         draw=draw,
         explored=explored,
         expected_output_tokens=output_tokens,
-        timeouts=rules.timeouts,
+        timeouts=rules.timeouts if query.deadline_s is None else rules.timeouts.within(query.deadline_s),
         max_retries=policy.retries.max,
-        hedge_after_s=_hedge_after_s(rules, query, shape, ordered, fleet, now),
+        hedge_after_s=_hedge_after_s(rules, query, shape, order, fleet, now),
         hedge_budget=rules.hedge.budget if rules.hedge else 0.0,
         keepalive_s=rules.keepalive_s,
         cache_ttl_s=rules.cache_ttl_s,
+        role=query.role if by_role else None,
+        shadow=None if rules.shadow is None or is_pinned else _shadow(rules.shadow, draw),
     )
+
+
+def _shadow(shadow: Shadow, draw: float) -> str | None:
+    """By the draw's last digits, which say nothing of what its first ones have decided."""
+    return shadow.target if draw * 2**26 % 1.0 < shadow.share else None
 
 
 def _names(named: Named, candidates: tuple[str, ...], catalog: Catalog) -> tuple[str, ...]:
@@ -91,7 +116,12 @@ class _Field:
             self.well.append(soonest[:2])
 
     def rejections(self) -> list[Rejection]:
+        if not self.resting:
+            return self.unable
         return [*self.unable, *(Rejection(target.name, reason) for target, _, reason in self.resting)]
+
+
+_NOBODY = _Field([], [], [])
 
 
 def _muster(query: Query, catalog: Catalog, fleet: Fleet, names: tuple[str, ...], now: float) -> _Field:
@@ -111,52 +141,50 @@ def _muster(query: Query, catalog: Catalog, fleet: Fleet, names: tuple[str, ...]
     return field
 
 
+def _ordered(
+    ranked: list[Candidate],
+    query: Query,
+    shape: str,
+    catalog: Catalog,
+    policy: Policy,
+    rules: ShapePolicy,
+    weights: tuple[tuple[str, float], ...],
+    draw: float,
+) -> tuple[list[Candidate], bool]:
+    """As scored, but for experiments, for a task's last target, and now and then for one to be learnt of."""
+    spare: list[Candidate] = []
+    if weights:
+        arms = split(ranked, weights, draw, query.task_id and f"{shape} {query.task_id}")
+        if arms.drawn is not None:
+            return [arms.drawn, *arms.rest, *arms.spare], False
+        ranked, spare, draw = arms.rest, arms.spare, arms.draw
+    if query.last_target is not None and rules.sticky:
+        ranked = keep_on(ranked, query, rules.objective, catalog.targets.get(query.last_target))
+        if ranked and ranked[0].role == "sticky":
+            return ranked + spare, False
+    ordered, explored = _explored(ranked, policy, rules, draw)
+    return ordered + spare, explored
+
+
+def _explored(
+    ranked: list[Candidate], policy: Policy, rules: ShapePolicy, draw: float
+) -> tuple[list[Candidate], bool]:
+    """Costs are mostly known, and what a dear target is like is not worth its price: they have their own way."""
+    if rules.objective == "cost_per_completed_task" and policy.explore > 0.0:
+        return sample(ranked, draw)
+    return explore(ranked, policy.explore, draw)
+
+
 def _hedge_after_s(
-    rules: ShapePolicy, query: Query, shape: str, ordered: list[Candidate], fleet: Fleet, now: float
+    rules: ShapePolicy, query: Query, shape: str, order: tuple[Candidate, ...], fleet: Fleet, now: float
 ) -> float | None:
     """When to try a second target: as the policy says, else the first one's p95, once that is known."""
-    if rules.hedge is None or not ordered:
+    if rules.hedge is None or not order:
         return None
-    prediction = ordered[0].prediction
+    prediction = order[0].prediction
     if rules.hedge.after_s is not None or prediction is None:
         return rules.hedge.after_s
-    outlook = fleet.health(ordered[0].target).outlook(shape, now)
+    outlook = fleet.health(order[0].target).outlook(shape, now)
     if (outlook.ttft_weight if query.stream else outlook.completion_weight) < RATE_EVIDENCE:
         return None  # a tail guessed from a few calls would hedge at random
     return ttft_p95_s(outlook, prediction) if query.stream else prediction.completion_p95_s
-
-
-def _reason(
-    named: Named,
-    objective: Objective,
-    ordered: list[Candidate],
-    fallbacks: list[Candidate],
-    explored: bool,
-    some_rest: bool,
-) -> str:
-    """One sentence for people."""
-    if not ordered:
-        return (
-            f"no candidate can serve this call; falling back to {fallbacks[0].target}"
-            if fallbacks
-            else ("no target can serve this call")
-        )
-    first = ordered[0]
-    if named.pinned == (first.target,):
-        return f"the model name pins {first.target}"
-    if explored:
-        return f"{first.target} is tried to keep its estimate fresh; {ordered[1].target} scores best"
-    if len(ordered) == 1:
-        others = (
-            "the others cannot serve or are resting" if some_rest else "it is the only one that can serve"
-        )
-        return f"{first.target}: {others}"
-    second = ordered[1]
-    if second.slo_misses and not first.slo_misses:
-        return f"{first.target} meets the SLO, {second.target} would miss it ({second.slo_misses[0]})"
-    figures = f"{_figure(first)} against {_figure(second)} of {second.target}"
-    return f"{first.target} has the best {objective} score, {figures}"
-
-
-def _figure(candidate: Candidate) -> str:
-    return "none" if candidate.score is None else f"{candidate.score:.3g}"

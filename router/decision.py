@@ -25,6 +25,24 @@ class Prediction:
     in_flight: int
     crowding: float
     weight: float
+    hope: float = 1.0  # share of its waits that would be left were it as well as it may be; 0 = not known
+    burden: float = 1.0  # times as much as its own wait is what it costs it and those who come after
+    p95_trust: float = (
+        1.0  # times `completion_p95_s` is what targets are compared by: of few calls it is mostly chance
+    )
+
+
+@dataclass(slots=True)
+class Belief:
+    """What one try costs, and how sure its success is: the log odds of failure are normal with this mean and deviation.
+
+    `salt` makes a draw of the target's own out of the call's.
+    """
+
+    cost: float
+    mean: float
+    deviation: float
+    salt: int
 
 
 @dataclass(slots=True)
@@ -35,17 +53,24 @@ class Candidate:
     """
 
     target: str
-    role: str  # candidate | fallback | explore
+    role: str  # candidate | fallback | explore | sticky | weighted
     score: float | None
     prediction: Prediction | None
     slo_misses: tuple[str, ...] = ()
     _written: Any = field(default=None, init=False, repr=False, compare=False)
+    _belief: Belief | None = field(default=None, init=False, repr=False, compare=False)
 
     def written(self, write: Callable[[Candidate], Any]) -> Any:
         """What `write` makes of it, made once."""
         if self._written is None:
             self._written = write(self)
         return self._written
+
+    def belief(self, read: Callable[[Candidate], Belief]) -> Belief:
+        """What `read` makes of it, made once."""
+        if self._belief is None:
+            self._belief = read(self)
+        return self._belief
 
 
 @dataclass(slots=True)
@@ -58,7 +83,7 @@ class Rejection:
 
 @dataclass(slots=True)
 class Decision:
-    """The whole answer to "where does this call go, and why"."""
+    """The whole answer to "where does this call go, and why". `role` is the call's in its task, where it counted."""
 
     shape: str
     shape_source: str
@@ -76,6 +101,9 @@ class Decision:
     hedge_budget: float = 0.0
     keepalive_s: float | None = None
     cache_ttl_s: float | None = None
+    role: str | None = None
+    shape_confidence: float | None = None  # of an inferred shape: the probability that it is right
+    shadow: str | None = None  # the target that is to get the call too, on trial
 
     def as_json(self) -> dict[str, Any]:
         """JSON-ready; floats to five significant digits, for people and for Postgres."""

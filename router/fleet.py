@@ -1,7 +1,7 @@
 """`Fleet`: what is known of all targets now, learnt from outcomes; `Health` is one target's part of it.
 
-Owned and fed by the gateway (`start`, `observe`, `set_engine`), read by `decide`. Two latencies are kept apart,
-time to first token and time per output token, each per shape with the target's other shapes as prior.
+Owned and fed by the gateway (`start`, `first_token`, `observe`, `absorb`, `set_engine`), read by `decide`. Two
+latencies are kept apart, time to first token and time per output token (`router.waits`).
 In: outcomes, engine states, the time. Out: predictions. No I/O, no clock.
 """
 
@@ -13,11 +13,13 @@ from dataclasses import dataclass, field
 from router.breaker import Breaker
 from router.catalog import Target
 from router.decision import Candidate
+from router.digest import Digest
 from router.learnt import Learnt
 from router.outcome import Outcome
 from router.outlook import Outlook, read_out
 from router.policy import ShapePolicy
 from router.retries import HedgeBudget, RetryBudget
+from router.waits import Waits
 
 ALL_SHAPES = "*"  # the pooled estimate, prior of every shape
 
@@ -58,7 +60,6 @@ class Weighed:
     rules: ShapePolicy
     engine: EngineState | None
     in_flight: int
-    usual_in_flight: float
     output_tokens: int
     input_tokens: int | None  # None: they did not count
     stream: bool
@@ -74,12 +75,10 @@ class Health:
     retries: RetryBudget = field(default_factory=RetryBudget)
     engine: EngineState | None = None
     unreachable_since_s: float | None = None
-    usual_in_flight: float = 0.0  # mean load met by finished calls, the newest counting most
+    waits: Waits = field(default_factory=Waits)
     learnt: dict[str, Learnt] = field(default_factory=dict)
     outlooks: dict[str, Outlook] = field(default_factory=dict)
     weighed: dict[str, Weighed] = field(default_factory=dict)  # by shape, the newest
-    _num_finished: float = 0.0  # decayed
-    _finished_s: float = 0.0
 
     @property
     def is_untroubled(self) -> bool:
@@ -95,20 +94,27 @@ class Health:
         """What is known for this shape; read anew once it is old, or once much has been learnt since."""
         kept = self.outlooks.get(shape)
         if kept is None or now >= kept.until_s or kept.learnt.num_samples > kept.until_samples:
-            kept = self.outlooks[shape] = read_out(self.of(shape), self.of(ALL_SHAPES), now)
+            kept = self.outlooks[shape] = read_out(
+                shape, self.of(shape), self.of(ALL_SHAPES), self.waits, now
+            )
         return kept
 
-    def finish(self, now: float) -> None:
-        """A call has ended."""
-        self.in_flight -= 1
-        kept = self._num_finished * 0.5 ** (max(0.0, now - self._finished_s) / self.half_life_s)
-        self.usual_in_flight += (self.in_flight - self.usual_in_flight) / (kept + 1.0)
-        self._num_finished, self._finished_s = kept + 1.0, max(now, self._finished_s)
+    def start(self, shape: str | None, now: float | None, is_stream: bool) -> None:
+        if shape is not None and now is not None:
+            self.waits.start(shape, self.in_flight, now, is_stream)
+        self.in_flight += 1
 
-    def crowding(self) -> float:
-        """How much fuller the target is than when its latencies were seen: (1 + now) ÷ (1 + usual), at least 1."""
-        in_flight, usual = self.in_flight, self.usual_in_flight
-        return (1 + in_flight) / (1 + usual) if in_flight > usual else 1.0
+    def observe(self, outcome: Outcome, now: float) -> None:
+        self.in_flight -= 1
+        slow = self.waits.end(outcome, now)
+        self.of(outcome.shape).observe(outcome, now, slow)
+        self.of(ALL_SHAPES).observe(outcome, now)
+
+    def absorb(self, shape: str, digest: Digest, now: float) -> None:
+        self.waits.absorb(shape, digest, now)
+        slow = self.waits.slow(shape, digest.sums.output_tokens / max(digest.sums.outputs, 1.0))
+        self.of(shape).absorb(digest, now, slow)
+        self.of(ALL_SHAPES).absorb(digest, now)
 
 
 @dataclass(slots=True)
@@ -130,19 +136,32 @@ class Fleet:
             self.hedges[shape] = HedgeBudget()
         return self.hedges[shape]
 
-    def start(self, target: str) -> None:
-        self.health(target).in_flight += 1
+    def start(
+        self, target: str, shape: str | None = None, now: float | None = None, is_stream: bool = True
+    ) -> None:
+        """An attempt begins. With its shape and moment it teaches while it runs; without, when it has ended."""
+        self.health(target).start(shape, now, is_stream)
+
+    def first_token(self, target: str, shape: str, ttft_s: float, now: float) -> None:
+        """The first token of a started attempt is here: what it says of the target need not wait for its end."""
+        self.health(target).waits.first_token(shape, ttft_s, now)
 
     def observe(self, outcome: Outcome, now: float) -> None:
         """Takes in the end of an attempt that `start` announced."""
         health = self.health(outcome.target)
-        health.finish(now)
-        for shape in (outcome.shape, ALL_SHAPES):
-            health.of(shape).observe(outcome, now)
+        health.observe(outcome, now)
+        if outcome.is_shadow:
+            return  # the breaker and its probes are of calls
         if outcome.is_failure:
             health.breaker.fail(now, outcome.retry_after_s)
         elif outcome.result == "ok":
-            health.breaker.succeed()
+            health.breaker.succeed(now)
+
+    def absorb(self, target: str, shape: str, digest: Digest, now: float) -> None:
+        """Takes in what another worker learnt at that moment, or what was learnt earlier."""
+        health = self.health(target)
+        health.absorb(shape, digest, now)
+        health.breaker.hear(digest.failures_in_a_row)
 
     def set_engine(self, target: str, state: EngineState | None, now: float) -> None:
         """The engine's own report, or None when it did not answer."""

@@ -1,5 +1,8 @@
 """`Learnt`: what outcomes teach about one target, for one task shape or all of them; old ones count ever less.
 
+Shares of success, costs and lengths follow the last half-lives. Histograms tell the form of waits, which outlasts
+regimes: samples enter divided by how many times as long calls took just then.
+
 Every sum is kept by forward decay (Cormode et al., ICDE 2009): a sample of time t enters with weight
 2^((t − landmark) / half-life), so nothing old is touched, and reading divides by the weight of now. Waits are learnt
 from finished and from censored samples (a call given up after T seconds says "at least T"): the mean is the
@@ -11,11 +14,26 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
 
-from router.histogram import DecayedHistogram
-from router.outcome import TIMEOUTS, Outcome
+from router.histogram import DecayedHistogram, midpoint
+from router.outcome import NO_FIRST_TOKEN, TIMEOUTS, Outcome
 
+if TYPE_CHECKING:
+    from router.digest import Digest
+
+TAILS_LAST = 30.0  # half-lives as long as those of everything else
 _RESCALE_AT = 64.0  # half-lives since the landmark; 2^64 is far from overflow and the rescale stays rare
+
+
+class Slow(NamedTuple):
+    """How many times as long as usual waits are."""
+
+    ttft: float = 1.0
+    completion: float = 1.0
+
+
+AS_USUAL = Slow()
 
 
 @dataclass(slots=True)
@@ -37,6 +55,37 @@ class Sums:
     timed_out: float = 0.0
     truncated: float = 0.0
 
+    def add(self, outcome: Outcome, weight: float = 1.0) -> None:
+        result = outcome.result
+        if result == "ok":
+            self.succeeded += weight
+            self._add_speed(outcome, weight)
+        elif outcome.is_failure:
+            self.failed += weight
+        if result in NO_FIRST_TOKEN:
+            self.ttft_s += outcome.total_s * weight
+        if result in TIMEOUTS:
+            self.timed_out += weight
+            self.completion_s += outcome.total_s * weight
+        if outcome.is_truncated:
+            self.truncated += weight
+        if outcome.cost_usd is not None:
+            self.cost_usd += outcome.cost_usd * weight
+            self.costed += weight
+
+    def _add_speed(self, outcome: Outcome, weight: float) -> None:
+        self.completion_s += outcome.total_s * weight
+        self.completion_ended += weight
+        if outcome.ttft_s is not None:
+            self.ttft_s += outcome.ttft_s * weight
+            self.ttft_ended += weight
+        if outcome.tpot_s is not None:
+            self.tpot_s += outcome.tpot_s * weight
+            self.tpot_ended += weight
+        if outcome.output_tokens:
+            self.output_tokens += outcome.output_tokens * weight
+            self.outputs += weight
+
 
 @dataclass(slots=True)
 class Learnt:
@@ -51,7 +100,7 @@ class Learnt:
     _landmark_s: float | None = None
 
     def __post_init__(self) -> None:
-        self.ttft, self.completion = DecayedHistogram(self.half_life_s), DecayedHistogram(self.half_life_s)
+        self.ttft, self.completion = (DecayedHistogram(TAILS_LAST * self.half_life_s) for _ in range(2))
 
     def weight_of(self, now: float) -> float:
         """What a sample of this moment weighs at the landmark: divide a sum by it to have it as of now."""
@@ -63,46 +112,33 @@ class Learnt:
             return 1.0
         return math.exp2(half_lives) if half_lives > 0.0 else 1.0
 
-    def observe(self, outcome: Outcome, now: float) -> None:
-        sums, weight, result = self.sums, self.weight_of(now), outcome.result
+    def observe(self, outcome: Outcome, now: float, slow: Slow = AS_USUAL) -> None:
         self.num_samples += 1
-        if result == "ok":
-            sums.succeeded += weight
-            self._learn_speed(outcome, weight, now)
-        elif outcome.is_failure:
-            sums.failed += weight
-        if result in ("timeout_first_token", "hedge_lost"):
-            sums.ttft_s += outcome.total_s * weight
-            if self.has_tails:
-                self.ttft.add(outcome.total_s, now)
-        if result in TIMEOUTS:
-            sums.timed_out += weight
-            sums.completion_s += outcome.total_s * weight
-            if self.has_tails:
-                self.completion.add(outcome.total_s, now)
-        if outcome.is_truncated:
-            sums.truncated += weight
-        if outcome.cost_usd is not None:
-            sums.cost_usd += outcome.cost_usd * weight
-            sums.costed += weight
+        self.sums.add(outcome, self.weight_of(now))
+        if not self.has_tails:
+            return
+        if outcome.result == "ok" and outcome.ttft_s is not None:
+            self.ttft.add(outcome.ttft_s / slow.ttft, now)
+        elif outcome.result in NO_FIRST_TOKEN:
+            self.ttft.add(outcome.total_s / slow.ttft, now)
+        if outcome.result == "ok" or outcome.result in TIMEOUTS:
+            self.completion.add(outcome.total_s / slow.completion, now)
 
-    def _learn_speed(self, outcome: Outcome, weight: float, now: float) -> None:
-        sums = self.sums
-        sums.completion_s += outcome.total_s * weight
-        sums.completion_ended += weight
-        if self.has_tails:
-            self.completion.add(outcome.total_s, now)
-        if outcome.ttft_s is not None:
-            sums.ttft_s += outcome.ttft_s * weight
-            sums.ttft_ended += weight
-            if self.has_tails:
-                self.ttft.add(outcome.ttft_s, now)
-        if outcome.tpot_s is not None:
-            sums.tpot_s += outcome.tpot_s * weight
-            sums.tpot_ended += weight
-        if outcome.output_tokens:
-            sums.output_tokens += outcome.output_tokens * weight
-            sums.outputs += weight
+    def absorb(self, digest: Digest, now: float, slow: Slow = AS_USUAL) -> None:
+        """Takes in what others saw at that moment, or what was seen earlier."""
+        self.num_samples += math.ceil(digest.num_samples)
+        weight = self.weight_of(now)
+        for name in Sums.__slots__:
+            setattr(self.sums, name, getattr(self.sums, name) + getattr(digest.sums, name) * weight)
+        if not self.has_tails:
+            return
+        for known, times, *told in (
+            (self.ttft, slow.ttft, digest.ttft, digest.ttft_at_least),
+            (self.completion, slow.completion, digest.completion, digest.completion_at_least),
+        ):
+            for buckets in told:
+                for k, n in buckets.items():
+                    known.add(midpoint(k) / times, now, n)
 
     def _rescale(self, now: float, half_lives: float) -> None:
         factor = math.exp2(-half_lives) if half_lives < 1000.0 else 0.0

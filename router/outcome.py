@@ -23,6 +23,8 @@ Result = Literal[
 ]
 _NO_FAILURE = frozenset({"ok", "client_gone", "busy", "hedge_lost"})
 TIMEOUTS: frozenset[str] = frozenset({"timeout_first_token", "timeout_idle", "timeout_total"})
+# Given up while the first token was awaited.
+NO_FIRST_TOKEN: frozenset[str] = frozenset({"timeout_first_token", "hedge_lost"})
 # The upstream's own trouble, or its view of our account: another target may do better.
 # Other 4xx are about the request itself and would fail everywhere.
 RETRYABLE_STATUS = frozenset({401, 402, 403, 404, 408, 409, 425, 429, 500, 502, 503, 504, 520, 522, 524, 529})
@@ -43,6 +45,9 @@ class Outcome:
     cost_usd: float | None = None
     http_status: int | None = None
     retry_after_s: float | None = None
+    is_shadow: bool = (
+        False  # made on trial: it tells of speed and success like any, but closes no door to calls
+    )
 
     @property
     def is_failure(self) -> bool:

@@ -1,20 +1,22 @@
-"""`Outlook`: what is known of a target for a task shape, read out of `Learnt` so that many decisions can share it.
+"""`Outlook`: what is known of a target for a task shape, read out so that many decisions can share it.
 
 A shape's own estimate falls back on the target's other shapes, and that on a cold prior, each worth one sample.
-In: the two `Learnt`, the time. Out: figures as of then, before load is reckoned in.
+In: what the target's outcomes taught, the time. Out: figures as of then, before load is reckoned in.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from router.learnt import Learnt
+from router.waits import Waits
 
-COLD_TTFT_S = 1.0
-COLD_TPOT_S = 0.03
-PRIOR_WEIGHT = 1.0  # one real sample moves a cold estimate half way
 ENOUGH_SAMPLES = 3.0
 RATE_EVIDENCE = 20.0  # a rate of timeouts or truncations over fewer calls than this is chance
+P95_EVIDENCE = 200.0  # of so many calls ten are beyond the p95: as good as a guess
+UNHEARD_S = 600.0  # a target may be e times as fast after so long; the logarithm grows with the root of time
+FARTHEST_HOPE = 5.0
 FRESH_S = 0.05
 FRESH_SHARE = 0.01  # of the evidence: so much more makes a figure old before its time
 
@@ -27,64 +29,80 @@ class Outlook:
     until_s: float  # read it anew from then on, or
     until_samples: int  # once more than these are there
 
-    ttft_s: float
+    ttft_s: float  # like all waits here of an idle target
+    ttft_slope: float  # of the wait's logarithm for each call in flight
     ttft_weight: float
     ttft_p95_s: float | None  # None = too few samples to tell
-    tpot_sum_s: float
+    tpot_s: float
+    tpot_own_s: float  # of the shape's own samples, without any prior
+    tpot_slope: float
     tpot_weight: float
-    usual_tpot_s: float  # over all shapes
     completion_s: float | None  # of calls that were not streamed, where nothing else is known; else None
+    completion_slope: float
     completion_weight: float
-    completion_p95_s: float | None
+    usual_p95_s: float | None  # of completions, with the target as fast as `usual_…`
+    p95_share: float  # of trust in it, the rest being in a guess
+    usual_ttft_s: float
+    usual_tpot_s: float
+    hope: float  # of a wait, the share that would be left were the target as well as it may be; 0 = it is not known
     output_tokens_sum: float
     output_weight: float
     cost_usd: float | None
     success_share: float
+    calls: float  # that succeeded or failed
+    timed_out: float
     timeout_rate: float | None  # None = too few calls to tell
     truncation_rate: float | None
 
 
-def read_out(own: Learnt, pooled: Learnt, now: float) -> Outlook:
+def read_out(shape: str, own: Learnt, pooled: Learnt, waits: Waits, now: float) -> Outlook:
     """`own` is of the shape, `pooled` of all the target's shapes."""
     mine, one = own.sums, own.weight_of(now)
-    all_, one_of_all = pooled.sums, pooled.weight_of(now)
-    usual_ttft_s = _mean(all_.ttft_s, all_.ttft_ended, COLD_TTFT_S, one_of_all)
+    one_of_all = pooled.weight_of(now)
+    first, token, whole, slower = waits.first, waits.token, waits.whole, waits.slower(now)
     calls = (mine.succeeded + mine.failed) / one
     is_rated = calls >= RATE_EVIDENCE
-    ttft_weight, completion_weight = mine.ttft_ended / one, mine.completion_ended / one
+    at_rest = -first.slope() * first.load, -token.slope() * token.load, -whole.slope() * whole.load
+    own_ttft, own_whole, own_tpot = first.level(shape), whole.level(shape), token.level(shape)
+    is_streamed = first.pooled.weight > 0.0 or not whole.pooled.weight
+    weight = own_ttft.weight if is_streamed else own_whole.weight
+    ttft_p95_s = own.ttft.quantile(0.95) if own_ttft.weight >= ENOUGH_SAMPLES else None
     return Outlook(
         learnt=own,
         until_s=now + FRESH_S,
         until_samples=own.num_samples + int(FRESH_SHARE * calls),
-        ttft_s=_mean(mine.ttft_s, mine.ttft_ended, usual_ttft_s, one),
-        ttft_weight=ttft_weight,
-        ttft_p95_s=own.ttft.quantile(0.95) if ttft_weight >= ENOUGH_SAMPLES else None,
-        tpot_sum_s=mine.tpot_s / one,
-        tpot_weight=mine.tpot_ended / one,
-        usual_tpot_s=_mean(all_.tpot_s, all_.tpot_ended, COLD_TPOT_S, one_of_all),
-        completion_s=_completion_s(own, pooled, one, one_of_all),
-        completion_weight=completion_weight,
-        completion_p95_s=own.completion.quantile(0.95) if completion_weight >= ENOUGH_SAMPLES else None,
+        ttft_s=math.exp(first.idle(shape) + at_rest[0] + slower),
+        ttft_slope=first.slope(),
+        ttft_weight=own_ttft.weight,
+        ttft_p95_s=None if ttft_p95_s is None else ttft_p95_s * math.exp(first.now + at_rest[0] + slower),
+        tpot_s=math.exp(token.idle(shape) + at_rest[1] + slower),
+        tpot_own_s=math.exp(own_tpot.log_s + token.now + at_rest[1] + slower),
+        tpot_slope=token.slope(),
+        tpot_weight=own_tpot.weight,
+        completion_s=None if is_streamed else math.exp(whole.idle(shape) + at_rest[2]),
+        completion_slope=whole.slope(),
+        completion_weight=mine.completion_ended / one,
+        usual_p95_s=own.completion.quantile(0.95) if weight >= ENOUGH_SAMPLES else None,
+        p95_share=weight / (weight + P95_EVIDENCE),
+        usual_ttft_s=math.exp(first.idle(shape) - first.now),
+        usual_tpot_s=math.exp(token.idle(shape) - token.now),
+        hope=_hope(waits, slower, now) if weight >= ENOUGH_SAMPLES else 0.0,
         output_tokens_sum=mine.output_tokens / one,
         output_weight=mine.outputs / one,
         cost_usd=_cost_usd(own, pooled, one, one_of_all),
         success_share=(mine.succeeded / one + 9.0) / (calls + 10.0),  # a Beta's mean; prior nine of ten
+        calls=calls,
+        timed_out=mine.timed_out / one,
         timeout_rate=mine.timed_out / one / calls if is_rated else None,
         truncation_rate=mine.truncated / one / calls if is_rated else None,
     )
 
 
-def _mean(total: float, ended: float, prior: float, one: float) -> float:
-    return (total + PRIOR_WEIGHT * prior * one) / (ended + PRIOR_WEIGHT * one)
-
-
-def _completion_s(own: Learnt, pooled: Learnt, one: float, one_of_all: float) -> float | None:
-    """Where no call was streamed, there is no time to first token to reckon from: whole calls are what is known."""
-    mine, all_ = own.sums, pooled.sums
-    if all_.ttft_ended >= one_of_all or all_.completion_ended < one_of_all:
-        return None
-    usual_s = all_.completion_s / all_.completion_ended
-    return _mean(mine.completion_s, mine.completion_ended, usual_s, one)
+def _hope(waits: Waits, slower: float, now: float) -> float:
+    """A slow target may be well again; one not heard of may have become better."""
+    better = min(pace.usual - pace.now for pace in (waits.first, waits.token, waits.whole)) - slower
+    unheard = max(0.0, now - waits.heard_s) / UNHEARD_S
+    return math.exp(min(0.0, better) - min(math.sqrt(unheard), FARTHEST_HOPE))
 
 
 def _cost_usd(own: Learnt, pooled: Learnt, one: float, one_of_all: float) -> float | None:

@@ -5,6 +5,7 @@ In: nothing. Out: the frozen dataclasses that `decide` reads. Seconds in `_s`, s
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Literal
@@ -12,6 +13,7 @@ from typing import Literal
 from router.query import Query
 
 Objective = Literal["ttft", "speed", "completion_p95", "cost_per_completed_task"]
+ROLES = ("draft", "final")  # of a call in its task: a cheap step on the way, or the answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +24,7 @@ class Slo:
     completion_p95_s: float | None = None
     timeout_rate: float | None = None
     truncation_rate: float | None = None
+    tpot_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +34,12 @@ class Timeouts:
     first_token_s: float = 30.0
     idle_s: float = 30.0
     total_s: float = 600.0
+
+    def within(self, deadline_s: float) -> Timeouts:
+        """The same, cut to a caller's deadline."""
+        return Timeouts(
+            min(self.first_token_s, deadline_s), min(self.idle_s, deadline_s), min(self.total_s, deadline_s)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +62,24 @@ class Hedge:
 
 
 @dataclass(frozen=True, slots=True)
+class Shadow:
+    """A target that is also sent `share` of the calls, to learn of it: its answers are thrown away.
+
+    At most `usd_per_day` is spent on it (None = without a limit).
+    """
+
+    target: str
+    share: float
+    usd_per_day: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ShapePolicy:
     """What the policy says of one task shape. Empty `candidates` means every enabled target.
 
+    `weights`: candidates under experiment, each with the share of the calls that it gets whatever its score; the
+    others share the rest by score. `roles`: the candidates of calls that say they are a `draft` or `final` step.
+    `sticky`: what the target of a task's last call has cached counts in its favour. `shadow`: see there.
     `keepalive_s`: a stream's head and comments are sent this often before its first token (None = nothing is sent
     before it). `cache_ttl_s`: answers to deterministic calls are kept this long (None = not at all).
     """
@@ -68,6 +92,10 @@ class ShapePolicy:
     hedge: Hedge | None = None
     keepalive_s: float | None = None
     cache_ttl_s: float | None = None
+    weights: tuple[tuple[str, float], ...] = ()
+    roles: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    sticky: bool = True
+    shadow: Shadow | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,13 @@ is worth as much as the other shapes' calls, whose place it takes: it knows the 
 
 from __future__ import annotations
 
+import math
+
 from router.catalog import Target
 from router.decision import Prediction
 from router.fleet import Health
-from router.outlook import PRIOR_WEIGHT, Outlook
+from router.outlook import Outlook
+from router.pace import STEEPEST
 from router.query import Query
 from router.shapes import EXPECTED_OUTPUT_TOKENS
 
@@ -32,18 +35,27 @@ def predict(
     query: Query, shape: str, target: Target, health: Health, outlook: Outlook, output_tokens: int
 ) -> Prediction:
     """What is known of the target for this shape, and its load."""
-    crowding, engine = health.crowding(), health.engine
-    prior_s = outlook.usual_tpot_s
-    if (
-        engine is not None
-    ):  # its own queue counts too, whoever filled it; of its pace it speaks at its present load
-        crowding = max(crowding, (engine.running + engine.waiting + 1) / engine.max_batch)
-        said_s = engine.tpot_s(shape)
-        prior_s = prior_s if said_s is None else said_s / crowding
-    ttft_s = outlook.ttft_s * crowding
-    tpot_s = (outlook.tpot_sum_s + PRIOR_WEIGHT * prior_s) / (outlook.tpot_weight + PRIOR_WEIGHT) * crowding
-    known_s, tail_s = outlook.completion_s, outlook.completion_p95_s
-    completion_s = ttft_s + output_tokens * tpot_s if known_s is None else known_s * crowding
+    load, engine = health.in_flight, health.engine
+    ttft_times = _times(outlook.ttft_slope, load)
+    tpot_times = _times(outlook.tpot_slope, load)
+    tpot_s = outlook.tpot_s * tpot_times
+    if engine is not None:  # its own queue counts too, whoever filled it
+        ttft_times = max(ttft_times, (engine.running + engine.waiting + 1) / engine.max_batch)
+        said_s, weight = engine.tpot_s(shape), outlook.tpot_weight
+        if said_s is not None:
+            own = math.log(outlook.tpot_own_s * tpot_times)
+            tpot_s = math.exp((own * weight + math.log(said_s)) / (weight + 1.0))
+    ttft_s = outlook.ttft_s * ttft_times
+    usual_s, completion_s = (
+        outlook.usual_ttft_s + output_tokens * outlook.usual_tpot_s,
+        ttft_s + output_tokens * tpot_s,
+    )
+    burden = load * (outlook.ttft_slope * ttft_s + outlook.tpot_slope * output_tokens * tpot_s) / completion_s
+    if outlook.completion_s is not None:
+        ttft_times = tpot_times = _times(outlook.completion_slope, load)
+        completion_s = usual_s = outlook.completion_s * ttft_times
+        burden = load * outlook.completion_slope
+    tail = TAIL_OVER_MEAN if outlook.usual_p95_s is None else outlook.usual_p95_s / usual_s
     cost_usd = (
         outlook.cost_usd
     )  # of such calls as booked; before there are any, from the price list; else unknown
@@ -54,16 +66,26 @@ def predict(
         ttft_s,
         tpot_s,
         completion_s,
-        completion_s * TAIL_OVER_MEAN if tail_s is None else tail_s * crowding,
+        completion_s * tail,
         cost_usd,
         outlook.success_share,
-        health.in_flight,
-        crowding,
+        load,
+        max(ttft_times, tpot_times),
         outlook.completion_weight,
+        outlook.hope,
+        1.0 + burden,
+        (TAIL_OVER_MEAN / tail) ** (1.0 - outlook.p95_share),
     )
+
+
+def _times(slope: float, load: int) -> float:
+    """How many times as long a wait is at this load as at none."""
+    return math.exp(min(slope * load, STEEPEST))
 
 
 def ttft_p95_s(outlook: Outlook, prediction: Prediction) -> float:
     """p95 of the first token: seen where there are samples, else guessed from the mean."""
     seen_s = outlook.ttft_p95_s
-    return prediction.ttft_s * TAIL_OVER_MEAN if seen_s is None else seen_s * prediction.crowding
+    return (
+        prediction.ttft_s * TAIL_OVER_MEAN if seen_s is None else seen_s * prediction.ttft_s / outlook.ttft_s
+    )

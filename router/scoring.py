@@ -13,12 +13,14 @@ from statistics import median
 from router.catalog import Target
 from router.decision import Candidate, Prediction
 from router.fleet import Health, Weighed
-from router.outlook import ENOUGH_SAMPLES, Outlook
+from router.outlook import ENOUGH_SAMPLES, RATE_EVIDENCE, Outlook
 from router.policy import Objective, ShapePolicy, Slo
 from router.predict import predict, ttft_p95_s
 from router.query import Query
 
 NO_SLO = Slo()
+LARGEST_TRUNCATION = 0.9  # however many answers are cut, one in ten is hoped for
+PAGE_BURN = 14.4  # times the budget: the rate at which the SRE workbook pages. Here it adds a whole score
 
 
 def scored(
@@ -30,7 +32,6 @@ def scored(
     output_tokens: int,
 ) -> list[Candidate]:
     """Candidates, best first: those within the SLO before the others, then by score."""
-    is_hinted = not (query.slo_ttft_s is query.slo_tpot_s is query.deadline_s is None)
     found = []
     for (target, health), outlook in zip(well, outlooks, strict=True):
         kept = health.weighed.get(shape)
@@ -38,20 +39,19 @@ def scored(
             kept is None
             or kept.outlook is not outlook
             or kept.in_flight != health.in_flight
-            or kept.usual_in_flight != health.usual_in_flight
             or kept.output_tokens != output_tokens
             or (kept.input_tokens is not None and kept.input_tokens != query.input_tokens)
             or kept.rules is not rules
             or kept.target is not target
             or kept.engine is not health.engine
             or kept.stream is not query.stream
-            or is_hinted
         ):
-            found.append(
-                _weigh(query, shape, rules, target, health, outlook, output_tokens, keep=not is_hinted)
-            )
+            found.append(_weigh(query, shape, rules, target, health, outlook, output_tokens))
         else:
             found.append(kept.candidate)
+    if not (query.slo_ttft_s is query.slo_tpot_s is query.deadline_s is None):
+        slo = tightened(rules.slo, query)
+        found = [_under(slo, it, outlook, query) for it, outlook in zip(found, outlooks, strict=True)]
     if rules.objective == "cost_per_completed_task":
         found = _with_typical_cost(found)
     found.sort(key=_rank)
@@ -66,71 +66,101 @@ def _weigh(
     health: Health,
     outlook: Outlook,
     output_tokens: int,
-    *,
-    keep: bool,
 ) -> Candidate:
-    """One target's prediction and score, kept for the next call where nothing of the caller's own went into it."""
+    """One target's prediction, score and misses of the policy's SLO, kept for the next call."""
     prediction = predict(query, shape, target, health, outlook, output_tokens)
-    misses = _slo_misses(_tightened(rules.slo, query), outlook, prediction, query)
-    score = _score(rules.objective, prediction, query.stream)
+    score = _score(rules, prediction, outlook, query.stream)
+    misses = slo_misses(rules.slo, outlook, prediction, query.stream)
     candidate = Candidate(target.name, "candidate", score, prediction, misses)
-    if keep:
-        health.weighed[shape] = Weighed(
-            candidate,
-            target,
-            outlook,
-            rules,
-            health.engine,
-            health.in_flight,
-            health.usual_in_flight,
-            output_tokens,
-            query.input_tokens if outlook.cost_usd is None else None,
-            query.stream,
-        )
+    health.weighed[shape] = Weighed(
+        candidate,
+        target,
+        outlook,
+        rules,
+        health.engine,
+        health.in_flight,
+        output_tokens,
+        query.input_tokens if outlook.cost_usd is None else None,
+        query.stream,
+    )
     return candidate
+
+
+def _under(slo: Slo, candidate: Candidate, outlook: Outlook, query: Query) -> Candidate:
+    """The candidate as this SLO sees it."""
+    assert candidate.prediction is not None
+    misses = slo_misses(slo, outlook, candidate.prediction, query.stream)
+    return candidate if misses == candidate.slo_misses else replace(candidate, slo_misses=misses)
 
 
 def _rank(candidate: Candidate) -> tuple[int, float]:
     return len(candidate.slo_misses), candidate.score or 0.0
 
 
-def _score(objective: Objective, prediction: Prediction, stream: bool) -> float | None:
-    """Lower is better; None while a cost is unknown. A call that does not stream has no first token to wait for: its
-    end counts."""
+def _score(rules: ShapePolicy, prediction: Prediction, outlook: Outlook, stream: bool) -> float | None:
+    """Objective ÷ share of calls that come to a good end × pressure of the error budget; lower is better.
+
+    A call that fails is made again and so are its cost and its wait: a geometric number of tries, 1 ÷ share in the
+    mean. Trying in the order of cost ÷ probability costs least until the first success (Simon and Kadane, Artificial
+    Intelligence 6, 1975). None while a cost is unknown.
+    """
+    base = objective_value(rules.objective, prediction, stream)
+    if base is None:
+        return None
+    share = prediction.success_share
+    if rules.objective != "cost_per_completed_task":
+        base *= prediction.burden
+    if rules.objective in ("speed", "cost_per_completed_task"):
+        share *= 1.0 - min(outlook.truncation_rate or 0.0, LARGEST_TRUNCATION)
+    return base / share * pressure(outlook, rules.slo.timeout_rate)
+
+
+def objective_value(objective: Objective, prediction: Prediction, stream: bool) -> float | None:
+    """Seconds, seconds a token or dollars of one try. A call that does not stream has no first token to wait for: its
+    end counts. `speed` is the pace once tokens flow, since long answers are what it is for."""
     if objective == "ttft":
-        base: float | None = prediction.ttft_s if stream else prediction.completion_s
-    elif objective == "speed":
-        base = prediction.tpot_s if stream else prediction.completion_s
-    elif objective == "completion_p95":
-        base = prediction.completion_p95_s
-    else:
-        base = prediction.cost_usd
-    return None if base is None else base / prediction.success_share
+        return prediction.ttft_s if stream else prediction.completion_s
+    if objective == "speed":
+        return prediction.tpot_s if stream else prediction.completion_s
+    if objective == "completion_p95":
+        return prediction.completion_p95_s * prediction.p95_trust
+    return prediction.cost_usd
+
+
+def pressure(outlook: Outlook, budget: float | None) -> float:
+    """How much a target counts as worse for spending its error budget of timeouts too fast: 1 + (burn − 1) ÷ 14.4.
+
+    Burn is the rate of timeouts ÷ the budget (SRE workbook, chapter 5). The workbook asks a short and a long window so
+    that a lone error is no alarm; here the short one is the estimate's half-life, and in the long one's place stand
+    RATE_EVIDENCE calls that kept to the budget.
+    """
+    if not budget or not outlook.timed_out:
+        return 1.0
+    calls = outlook.calls + RATE_EVIDENCE
+    burn = (outlook.timed_out + RATE_EVIDENCE * budget) / calls / budget
+    return 1.0 + max(0.0, burn - 1.0) / PAGE_BURN
 
 
 def _with_typical_cost(found: list[Candidate]) -> list[Candidate]:
     """The median stands in for an unknown cost, so that it neither wins nor loses by being unknown."""
-    known = [
-        candidate.prediction.cost_usd
-        for candidate in found
-        if candidate.prediction is not None and candidate.prediction.cost_usd is not None
-    ]
+    if None not in [candidate.score for candidate in found]:
+        return found
+    known = [it.prediction.cost_usd for it in found if it.prediction and it.prediction.cost_usd is not None]
     typical_usd = median(known) if known else 0.0
     return [
-        replace(candidate, score=typical_usd / candidate.prediction.success_share)
-        if candidate.score is None and candidate.prediction is not None
-        else candidate
-        for candidate in found
+        replace(it, score=typical_usd / it.prediction.success_share)
+        if it.score is None and it.prediction is not None
+        else it
+        for it in found
     ]
 
 
-def _tightened(slo: Slo, query: Query) -> Slo:
+def tightened(slo: Slo, query: Query) -> Slo:
     """The caller's hints may lower a limit, never raise it."""
-    if query.slo_ttft_s is None and query.deadline_s is None:
-        return NO_SLO if slo == NO_SLO else slo
     return replace(
         slo,
         ttft_p95_s=_lower(slo.ttft_p95_s, query.slo_ttft_s),
+        tpot_s=_lower(slo.tpot_s, query.slo_tpot_s),
         completion_p95_s=_lower(slo.completion_p95_s, query.deadline_s),
     )
 
@@ -140,15 +170,15 @@ def _lower(limit: float | None, hint: float | None) -> float | None:
     return min(given) if given else None
 
 
-def _slo_misses(slo: Slo, outlook: Outlook, prediction: Prediction, query: Query) -> tuple[str, ...]:
+def slo_misses(slo: Slo, outlook: Outlook, prediction: Prediction, stream: bool) -> tuple[str, ...]:
     """The limits that the target would miss, in words; what too few samples speak for is not held against it."""
-    if slo is NO_SLO and query.slo_tpot_s is None:
+    if slo == NO_SLO:
         return ()
     figures: list[tuple[str, float, float | None]] = []
     if outlook.completion_weight >= ENOUGH_SAMPLES:
         figures.append(("completion_p95_s", prediction.completion_p95_s, slo.completion_p95_s))
-        figures.append(("tpot_s", prediction.tpot_s, query.slo_tpot_s))
-    if query.stream and outlook.ttft_weight >= ENOUGH_SAMPLES:
+        figures.append(("tpot_s", prediction.tpot_s, slo.tpot_s))
+    if stream and outlook.ttft_weight >= ENOUGH_SAMPLES:
         figures.append(("ttft_p95_s", ttft_p95_s(outlook, prediction), slo.ttft_p95_s))
     if outlook.timeout_rate is not None and outlook.truncation_rate is not None:
         figures.append(("timeout_rate", outlook.timeout_rate, slo.timeout_rate))

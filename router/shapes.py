@@ -1,7 +1,7 @@
 """Task shapes: their names, in order of precedence, and how the shape of a call is found.
 
 A shape is declared by the caller, else set by a rule of the policy, else read from the structure of the call
-(endpoint, tools, response format, lengths); a call that fits none of these is `general`.
+(endpoint, tools, response format, lengths), else inferred from its text; a call that fits none of these is `general`.
 In: a `Query`, the shape its model name declares, the policy's rules. Out: a `Finding`.
 """
 
@@ -26,7 +26,7 @@ SHAPES: tuple[str, ...] = (
     "short_chat",
     "general",
 )
-Source = Literal["declared", "rule", "structural", "default"]
+Source = Literal["declared", "rule", "structural", "inferred", "default"]
 
 TINY_OUTPUT_TOKENS = 16  # room for a label, a yes/no or a score, not for a sentence
 LONG_INPUT_TOKENS = 4_000  # about 3,000 words: nobody types that, it is a document
@@ -51,14 +51,15 @@ EXPECTED_OUTPUT_TOKENS = {
 
 @dataclass(slots=True)
 class Finding:
-    """A shape and what it was found from."""
+    """A shape, what it was found from, and how sure that is."""
 
     shape: str
     source: Source
+    confidence: float | None = None  # that an inferred shape is right, 0..1
 
 
 def find_shape(query: Query, named_shape: str | None, rules: tuple[Rule, ...]) -> Finding:
-    """Declared (header or metadata, then model name) beats rules, rules beat structure."""
+    """Declared (header or metadata, then model name) beats rules, rules beat structure, structure beats the text."""
     declared = query.declared_shape or named_shape
     if declared:
         return Finding(declared, "declared")
@@ -66,7 +67,12 @@ def find_shape(query: Query, named_shape: str | None, rules: tuple[Rule, ...]) -
         if rule.matches(query):
             return Finding(rule.shape, "rule")
     structural = _from_structure(query)
-    return Finding(structural, "structural") if structural else Finding("general", "default")
+    if structural:
+        return Finding(structural, "structural")
+    if query.infer_shape is None:
+        return Finding("general", "default")
+    inferred = query.infer_shape()
+    return Finding(inferred.shape, "inferred", inferred.confidence)
 
 
 def _from_structure(query: Query) -> str | None:

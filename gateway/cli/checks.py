@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import httpx
 
-from gateway.cli.policy import check_files
+from gateway.cli.policy_files import check_files
 from gateway.config.deployment import Deployment, EngineTarget
 from gateway.config.load import LoadedDeployment
 from gateway.config.variables import DATABASE_URL_VARIABLE

@@ -1,9 +1,10 @@
-"""The running gateway, for commands that call it: where it listens, and a key to call it with."""
+"""The running gateway, for commands that call it: where it listens, a key to call it with, why it refused."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from gateway.cli import options
 from gateway.cli.output import Refused
@@ -25,3 +26,11 @@ def api_key(data_dir: Path) -> str:
     if not key:
         raise Refused(f"no API key: set {API_KEY_VARIABLE}, or make a key with `sparkgate keys create`")
     return key
+
+
+def reason(answer: Any) -> str:
+    """The message of an OpenAI-shaped error, or the start of whatever came instead."""
+    try:
+        return str(answer.json()["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return str(answer.text)[:200]

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -111,16 +111,8 @@ def outcome(
         trust_env=False,
     )
     if answer.status_code != httpx.codes.OK:
-        raise Refused(f"the gateway refused ({answer.status_code}): {_reason(answer)}")
+        raise Refused(f"the gateway refused ({answer.status_code}): {running.reason(answer)}")
     if as_json:
         print_json(answer.json())
     else:
         typer.echo(f"Task '{task_id}' is recorded as {status.value}.")
-
-
-def _reason(answer: Any) -> str:
-    """The message of an OpenAI-shaped error, or the start of whatever came instead."""
-    try:
-        return str(answer.json()["error"]["message"])
-    except (ValueError, KeyError, TypeError):
-        return str(answer.text)[:200]

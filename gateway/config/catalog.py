@@ -65,6 +65,7 @@ def _target(target: AnyTarget, engine_model: str, disabled_reason: str | None) -
         context_tokens=target.context_tokens,
         input_usd_per_mtok=target.prices.input_usd_per_mtok,
         output_usd_per_mtok=target.prices.output_usd_per_mtok,
+        cached_usd_per_mtok=target.prices.cached_usd_per_mtok,
         disabled_reason=disabled_reason,
     )
 

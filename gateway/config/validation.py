@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -88,13 +89,17 @@ def _message(error: ErrorDetails, is_secret: bool) -> str:
         choices = ", ".join(re.findall(r"'([^']*)'", context["expected_tags"]))
         return f"'{context['tag']}' is not one of {choices}" if not is_secret else f"is not one of {choices}"
     if kind == "literal_error":
-        choices = ", ".join(re.findall(r"'([^']*)'", context["expected"])) or context["expected"]
-        return f"{shown} is not one of {choices}" if shown else f"is not one of {choices}"
+        known = re.findall(r"'([^']*)'", context["expected"]) or [context["expected"]]
+        near = get_close_matches(str(error["input"]), known, n=1) if shown and len(known) > 1 else []
+        hint = f"; did you mean '{near[0]}'?" if near else ""
+        return f"{shown or ''} is not one of {', '.join(known)}{hint}".lstrip()
     if kind == "too_short":
         return "should not be empty"
     text = error["msg"].removeprefix("Value error, ")
     if kind == "mistake" or not text.startswith("Input should be"):
         return text
+    if kind == "tuple_type" and isinstance(error["input"], str):
+        return f"should be a list, not {shown}; write [{error['input']}]" if shown else "should be a list"
     text = text.removeprefix("Input ").replace("a valid tuple", "a list").replace("a valid string", "text")
     text = re.sub(r"a valid dictionary( or instance of \w+)?", "keys and values", text)
     text = re.sub(r", (unable to|got) .*", "", text)

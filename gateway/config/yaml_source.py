@@ -159,4 +159,9 @@ def _syntax_mistake(error: yaml.YAMLError, text: str, name: str) -> Mistake:
             else "an alias (*name) without its anchor (&name); put a value that begins with * in quotes"
         )
         return Mistake(name, line_or_none, "", problem)
-    return Mistake(name, line_or_none, "", f"this is not YAML: {error.problem or error.context}")
+    problem = error.problem or error.context or ""
+    if "\\t" in problem:
+        problem = "a tab; indent with spaces"
+    elif error.context == "while scanning an alias":
+        problem = "a value that begins with * has to be in quotes"
+    return Mistake(name, line_or_none, "", f"this is not YAML: {problem}")

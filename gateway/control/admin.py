@@ -1,4 +1,4 @@
-"""`/admin/*`: keys and their limits, usage, targets, and the policy in force; for keys of scope admin only.
+"""`/admin/*`: keys and their limits, usage, and targets; for keys of scope admin only.
 
 In: the database, the catalog, how its targets do. Out: a router for the control plane. What is changed here is in
 the database when the answer leaves, and in force on every worker within 3 s.
@@ -7,7 +7,7 @@ the database when the answer leaves, and in force on every worker within 3 s.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -21,15 +21,9 @@ from gateway.callers import store, usage
 from gateway.callers.keys import Scope
 from gateway.callers.spending import Spent, day_of
 from gateway.callers.store import StoredKey, Terms
-from gateway.config.load import load_policy
-from gateway.config.mistakes import ConfigError
-from gateway.ledger import policies
 from gateway.surfaces.authenticate import authenticate
-from gateway.wire.errors import BadRequest, NotFound
 from router.catalog import Catalog
-from router.policy import Policy
 
-MAX_POLICY_CHARS = 1_000_000
 Count = Annotated[int, Field(strict=True)] | None
 
 
@@ -55,15 +49,8 @@ class KeyBody(TermsBody):
     scope: Scope = "call"
 
 
-class PolicyBody(BaseModel):
-    """The body of `PUT /admin/policy` and `POST /admin/policy/check`: the text of a policy.yaml."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    yaml: Annotated[str, Field(max_length=MAX_POLICY_CHARS)]
-
-
-def _admin(request: Request) -> None:
+def admin_only(request: Request) -> None:
+    """Raises `Unauthorized` and `Forbidden`."""
     authenticate(request.headers, request.app.state.keys.ring, ("admin",))
 
 
@@ -71,9 +58,8 @@ def admin_router(
     database: AsyncEngine, catalog: Catalog, states: Callable[[], Mapping[str, Mapping[str, Any]]]
 ) -> APIRouter:
     """`states` gives each target's health by name, as `/health` shows it."""
-    router = APIRouter(prefix="/admin", dependencies=[Depends(_admin)])
+    router = APIRouter(prefix="/admin", dependencies=[Depends(admin_only)])
     _add_keys(router, database)
-    _add_policy(router, database, catalog.targets)
 
     @router.get("/targets")
     async def targets() -> dict[str, Any]:
@@ -116,40 +102,6 @@ def _add_keys(router: APIRouter, database: AsyncEngine) -> None:
         since = datetime.now(UTC).date() - timedelta(days=days - 1)
         async with database.connect() as connection:
             return {"object": "list", "data": await usage.by_day(connection, since)}
-
-
-def _add_policy(router: APIRouter, database: AsyncEngine, target_names: Collection[str]) -> None:
-    def checked(text: str) -> Policy:
-        return load_policy(text, "policy", target_names)
-
-    @router.get("/policy")
-    async def active() -> dict[str, Any]:
-        async with database.connect() as connection:
-            newest = await policies.newest_active(connection)
-        if newest is None:
-            raise NotFound(
-                "no policy was published yet; PUT /admin/policy publishes one", code="policy_not_found"
-            )
-        return {"object": "policy", "hash": newest.hash, "source": newest.source, "yaml": newest.yaml}
-
-    @router.put("/policy")
-    async def publish(body: PolicyBody) -> dict[str, Any]:
-        try:
-            policy = checked(body.yaml)
-        except ConfigError as refused:
-            raise BadRequest(str(refused), code="invalid_policy", param="yaml") from None
-        async with database.begin() as connection:
-            await policies.publish(connection, "api", policy.hash, body.yaml)
-        return {"object": "policy", "hash": policy.hash, "source": "api", "yaml": body.yaml}
-
-    @router.post("/policy/check")
-    async def check(body: PolicyBody) -> dict[str, Any]:
-        try:
-            policy = checked(body.yaml)
-        except ConfigError as refused:
-            found = [asdict(mistake) for mistake in refused.mistakes]
-            return {"object": "policy.check", "ok": False, "hash": None, "mistakes": found}
-        return {"object": "policy.check", "ok": True, "hash": policy.hash, "mistakes": []}
 
 
 def _key(key: StoredKey) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from gateway.callers.keys import Key
 from gateway.callers.store import KeyRefused, UnknownKey
 from gateway.control.admin import admin_router
 from gateway.control.plane import Plane
+from gateway.control.policy_admin import policy_router
 from gateway.ledger import lookups
 from gateway.ledger.records import outcome_record
 from gateway.surfaces.authenticate import authenticate
@@ -74,6 +75,7 @@ def control_app(plane: Plane, stored_responses: APIRouter) -> FastAPI:
     _add_operations(app, plane)
     _add_ledger(app, plane)
     app.include_router(admin_router(plane.database, plane.catalog, lambda: _target_states(plane)))
+    app.include_router(policy_router(plane))
     app.include_router(stored_responses)
     return app
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
+from uuid import UUID
 
 from gateway.dispatch.metrics import Metrics
 from gateway.ledger.costs import Price, cost_nusd, engine_cost_nusd
 from gateway.ledger.errors import LedgerFull as SpoolFull
-from gateway.ledger.records import Attempt, Exchange
+from gateway.ledger.records import Attempt, Exchange, shadow_record
 from gateway.ledger.spool import Spool
 from gateway.wire.errors import LedgerFull
 
@@ -61,15 +62,24 @@ class Book:
             attempt.cost_nusd = cost_nusd(price, attempt.usage)
 
     def close(self, exchange: Exchange) -> None:
-        """Into the spool, then the metrics. A record that does not fit any more is counted as lost, not hidden."""
+        """Into the spool, then the metrics."""
+        self._keep(exchange.record())
+        self.metrics.closed(exchange)
+
+    def close_shadow(self, attempt: Attempt, exchange: UUID, ordinal: int) -> None:
+        """The same for an attempt that was made on trial, beside this exchange."""
+        self._keep(shadow_record(attempt, exchange, ordinal))
+        self.metrics.shadowed(attempt)
+
+    def _keep(self, record: dict[str, Any]) -> None:
+        """A record that does not fit any more is counted as lost, not hidden."""
         try:
-            self._spool.append(exchange.record())
+            self._spool.append(record)
             self._is_losing = False
         except SpoolFull as error:
             if not self._is_losing:
                 log.error("records are being lost: %s", error)
             self._is_losing = True
-        self.metrics.closed(exchange)
 
 
 def _engine_seconds(attempt: Attempt) -> tuple[float, float]:

@@ -45,6 +45,7 @@ class Call:
         True  # False: usage in the stream was only our wish, so the chunk that carries it is dropped
     )
     is_repeatable: bool = True  # False: has effects outside (server-side tools), so it is sent once at most
+    keeps_state: bool = False  # True: it goes on from what a target keeps, or leaves something there
     fingerprint: Callable[[], bytes | None] = lambda: (
         None
     )  # equal where answers must be; None = left to chance

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from prometheus_client import CollectorRegistry, Gauge, Histogram
 from prometheus_client import Counter as PrometheusCounter
 
-from gateway.ledger.records import Exchange, tokens_per_s
+from gateway.ledger.records import Attempt, Exchange, tokens_per_s
 
 # OpenTelemetry's advice for gen_ai.server.time_to_first_token and gen_ai.server.request.duration
 TTFT_BUCKETS = (
@@ -78,6 +78,12 @@ class Metrics:
             "sparkgate_tokens", "Tokens by kind", ("target", "kind"), registry=registry
         )
         self.cost = PrometheusCounter("sparkgate_cost_usd", "Dollars booked", ("target",), registry=registry)
+        self.shadows = PrometheusCounter(
+            "sparkgate_shadows", "Calls sent to a target on trial", ("target", "result"), registry=registry
+        )
+        self.shadow_cost = PrometheusCounter(
+            "sparkgate_shadow_cost_usd", "Dollars booked for them", ("target",), registry=registry
+        )
         self.refusals = PrometheusCounter(
             "sparkgate_refusals", "Calls turned away before routing", ("code",), registry=registry
         )
@@ -116,6 +122,12 @@ class Metrics:
     def refused(self, code: str) -> None:
         """A call that was turned away before it had an exchange."""
         self._refused[code] += 1
+
+    def shadowed(self, attempt: Attempt) -> None:
+        """Of these there are few: they need no counting beforehand."""
+        self.shadows.labels(attempt.target, attempt.result).inc()
+        if attempt.cost_nusd:
+            self.shadow_cost.labels(attempt.target).inc(attempt.cost_nusd * 1e-9)
 
     def closed(self, exchange: Exchange) -> None:
         last = exchange.last

@@ -14,7 +14,7 @@ from random import random
 
 from gateway.dispatch.attempt import Deadlines, Failure
 from gateway.dispatch.call import Call
-from gateway.dispatch.gates import Gate
+from gateway.dispatch.gates import Gate, Loan
 from gateway.dispatch.tally import Tally
 from gateway.dispatch.tries import Try
 from gateway.dispatch.walk import ELSEWHERE, TOO_LONG, order, pause_s
@@ -32,7 +32,7 @@ class Targets:
     catalog: Catalog
     upstreams: Mapping[str, Upstream]
     fleet: Fleet
-    gates: Mapping[str, Gate] = field(default_factory=dict)
+    gates: Mapping[str, Gate | Loan] = field(default_factory=dict)
 
 
 @dataclass(slots=True)

@@ -1,4 +1,4 @@
-"""The life of a call, top to bottom: open → decide → walk the candidates → commit → relay → close.
+"""The life of a call, top to bottom: open → decide → walk the candidates → commit → relay → close → shadow.
 
 Before the first content token a failure is an outcome and the next candidate is tried; with it the call is
 committed to its target. The record is in the spool before the last byte leaves. A departing client cancels this
@@ -23,27 +23,33 @@ from gateway.dispatch.attempt import Body, Failure, Opened
 from gateway.dispatch.booking import Book
 from gateway.dispatch.cache import Answer, AnswerCache
 from gateway.dispatch.call import Call, Client, ErrorForm
+from gateway.dispatch.deadline import Watch
+from gateway.dispatch.last_targets import LastTargets
 from gateway.dispatch.relay import CONTENT_TYPE, HEADERS, Relay
 from gateway.dispatch.search import Search, Targets
 from gateway.dispatch.tally import Tally
 from gateway.dispatch.tries import Try
 from gateway.dispatch.walk import own_words, verdict
-from gateway.wire.errors import GatewayError, NotFound
+from gateway.ledger.records import Exchange
+from gateway.wire.errors import GatewayError, NotFound, UpstreamTimeout
 from router.decide import UnknownModel, decide
 from router.decision import Decision
 from router.policy import Policy
 
 KEEP_ALIVE = b": keep-alive\n\n"
+Shadowing = Callable[[Call, Decision, float | None, Exchange], None]  # the float: dollars a day it may spend
 
 
 @dataclass(slots=True)
 class Dispatcher:
-    """What all calls of a worker share."""
+    """What all calls of a worker share. `shadow` takes over what is to be sent once more, and returns at once."""
 
     targets: Targets
     policy: Callable[[], Policy]
     book: Book
+    shadow: Shadowing
     cache: AnswerCache = field(default_factory=AnswerCache)
+    last_targets: LastTargets = field(default_factory=LastTargets)
 
     async def serve(self, call: Call, grant: Grant, client: Client, arrived: float) -> None:
         """Answers one call that arrived at this moment of the monotonic clock, and settles its grant."""
@@ -53,7 +59,9 @@ class Dispatcher:
             grant.settle(0, 0)
             await send_error(client, error, call.errors)
             return
-        policy = self.policy()
+        policy, task_id = self.policy(), call.query.task_id
+        if task_id is not None:
+            call.query.last_target = self.last_targets.find(call.query.caller, task_id, arrived)
         tally = Tally(call.query, grant, policy.hash, arrived, self.book, self.targets.fleet)
         try:
             decision = decide(
@@ -63,7 +71,8 @@ class Dispatcher:
             await _refuse(unknown_model(call.query.model), call, client, tally)
             return
         tally.decided(decision)
-        service = _Service(self, call, decision, client, tally, arrived + decision.timeouts.total_s)
+        end = arrived + decision.timeouts.total_s
+        service = Service(self.targets, self.cache, call, decision, client, tally, end)
         self.book.metrics.num_in_flight += 1
         try:
             await service.run(policy.retries.budget)
@@ -75,13 +84,18 @@ class Dispatcher:
             raise
         finally:
             self.book.metrics.num_in_flight -= 1
+            if task_id is not None and (answered := tally.exchange.answered):
+                self.last_targets.note(call.query.caller, task_id, answered.target, time.monotonic())
+        if decision.shadow is not None and (trial := policy.for_shape(decision.shape).shadow):
+            self.shadow(call, decision, trial.usd_per_day, tally.exchange)
 
 
 @dataclass(slots=True)
-class _Service:
+class Service:
     """One call, decided and to be answered. `total` is its end on the monotonic clock."""
 
-    shared: Dispatcher
+    targets: Targets
+    cache: AnswerCache
     call: Call
     decision: Decision
     client: Client
@@ -94,11 +108,13 @@ class _Service:
         if fingerprint is None:
             await self._ask_targets(retry_budget)
             return
-        cache, now = self.shared.cache, time.monotonic()
+        cache, now = self.cache, time.monotonic()
         if found := cache.find(fingerprint, now):
             await self._repeat(found, "hit")
-        elif found := await cache.wait(fingerprint):
+        elif found := await self._wait(fingerprint):
             await self._repeat(found, "joined")
+        elif time.monotonic() >= self.total:
+            await self._run_out()
         elif not cache.begin(fingerprint):  # several waited for one that came to nothing
             await self._ask_targets(retry_budget)
         else:
@@ -107,6 +123,21 @@ class _Service:
                 answer = await self._ask_targets(retry_budget, self.decision.cache_ttl_s)
             finally:
                 cache.end(fingerprint, answer)
+
+    async def _wait(self, fingerprint: bytes) -> Answer | None:
+        """For an equal call's answer, which may have more time than this one."""
+        try:
+            with Watch(self.total):
+                return await self.cache.wait(fingerprint)
+        except TimeoutError:
+            return None
+
+    async def _run_out(self) -> None:
+        self.tally.exchange.timed_out = "total"
+        error = UpstreamTimeout(
+            "an equal call's answer did not come in this one's time", code="timeout_total"
+        )
+        await _refuse(error, self.call, self.client, self.tally)
 
     def _fingerprint(self) -> bytes | None:
         """Equal only for equal calls of one caller under one policy; None where nothing may be kept."""
@@ -128,7 +159,7 @@ class _Service:
 
         Gives the complete answer where it is to be kept for `keep_s`.
         """
-        search = Search(self.shared.targets, self.call, self.decision, self.tally, self.total)
+        search = Search(self.targets, self.call, self.decision, self.tally, self.total)
         keeping_alive = self._keep_alive()
         found: Try | GatewayError | None = None
         try:

@@ -61,7 +61,7 @@ class Tally:
         attempt = Attempt(target, model, time.time(), now)
         self.exchange.attempts.append(attempt)
         self._open.append(attempt)
-        self._fleet.start(target)
+        self._fleet.start(target, self.exchange.shape, now, self.exchange.stream)
         return attempt
 
     def answers(self, attempt: Attempt, http_status: int, upstream_request_id: str | None) -> None:
@@ -76,6 +76,8 @@ class Tally:
             if attempt.ttft_s is None:
                 now = time.monotonic()
                 attempt.ttft_s, self.exchange.ttft_s = now - attempt.begun, now - self._arrived
+                if self.exchange.shape is not None:
+                    self._fleet.first_token(attempt.target, self.exchange.shape, attempt.ttft_s, now)
         if piece.finish_reason:
             self.exchange.finish_reason = piece.finish_reason
         if piece.value is not None:

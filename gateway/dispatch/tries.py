@@ -14,7 +14,7 @@ from urllib.parse import quote
 from gateway.dispatch.attempt import Body, Deadlines, Failure, Opened, fetch, open_stream
 from gateway.dispatch.call import Call, Form
 from gateway.dispatch.deadline import Watch
-from gateway.dispatch.gates import Busy, Gate
+from gateway.dispatch.gates import Busy, Gate, Loan
 from gateway.dispatch.tally import Tally
 from gateway.ledger.records import Attempt
 from gateway.upstreams.base import Upstream, UpstreamCall
@@ -30,7 +30,7 @@ class Try:
     target: Target
     form: Form
     attempt: Attempt
-    gate: Gate | None
+    gate: Gate | Loan | None
     answer: Opened | Body | Failure | None = None
     outcome: Outcome | None = None
     translated: dict[str, Any] | None = None  # a whole answer, where it is not passed on as it came

@@ -45,6 +45,10 @@ def problem(record: Row) -> str | None:
                     day_of(UUID(part["id"]))
                 _check_exchange(row)
                 _used(attempts)
+            case {"kind": "shadow", "attempt": dict(row)}:
+                day_of(UUID(row["id"]))
+                UUID(row["exchange_id"])
+                _moment(row["started_at"])
             case {"kind": "outcome", "outcome": dict(row)}:
                 UUID(row["id"])
                 _moment(row["reported_at"])
@@ -79,6 +83,7 @@ def write(connection: Connection, records: Sequence[Row]) -> Written:
     by_id = {UUID(record["exchange"]["id"]): record for record in records if record["kind"] == "exchange"}
     exchanges = [record["exchange"] for record in by_id.values()]
     attempts = [row for record in by_id.values() for row in record["attempts"]]
+    attempts += [record["attempt"] for record in records if record["kind"] == "shadow"]
     outcomes = [record["outcome"] for record in records if record["kind"] == "outcome"]
     prices = [record["price"] for record in records if record["kind"] == "price"]
     homes = [record["response_home"] for record in records if record["kind"] == "response_home"]

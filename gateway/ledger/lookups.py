@@ -14,6 +14,8 @@ from uuid import UUID
 from sqlalchemy import RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from gateway.ledger.records import SHADOW
+
 _MINE = "(CAST(:caller AS text) IS NULL OR caller = :caller)"
 _EXCHANGE = f"SELECT * FROM exchanges WHERE id = :id AND {_MINE}"
 # attempts come after their exchange and within its deadlines: two days keep the search to few partitions
@@ -37,7 +39,7 @@ LEFT JOIN LATERAL (
 LEFT JOIN LATERAL (
     SELECT count(*) AS attempts, coalesce(sum(cost_usd), 0) AS cost_usd,
         count(*) FILTER (WHERE cost_usd IS NULL) AS attempts_of_unknown_cost
-    FROM attempts WHERE exchange_id = ANY (calls.ids)
+    FROM attempts WHERE exchange_id = ANY (calls.ids) AND role IS NULL
     AND id >= uuid_floor(task.first_seen_at - interval '1 hour')
     AND id < uuid_floor(calls.last_exchange_at + interval '2 days')
 ) tries ON true
@@ -61,7 +63,10 @@ WHERE caller = :caller AND task_id = :task_id ORDER BY reported_at, id
 
 
 async def exchange(engine: AsyncEngine, exchange_id: UUID, caller: str | None) -> dict[str, Any] | None:
-    """One exchange with its decision and every attempt in order. None: no such one, or another caller's."""
+    """One exchange with its decision, every attempt in order, and `shadows`, attempts that were made on trial only.
+
+    None: no such one, or another caller's.
+    """
     async with engine.connect() as connection:
         which = {"id": exchange_id, "caller": caller}
         row = (await connection.execute(text(_EXCHANGE), which)).mappings().first()
@@ -71,7 +76,9 @@ async def exchange(engine: AsyncEngine, exchange_id: UUID, caller: str | None) -
         attempts = (await connection.execute(text(_ATTEMPTS), where)).mappings().all()
     found = {"request_id": f"req_{exchange_id.hex}"} | _ready(row)
     found["attempt_count"] = found["attempts"]
-    found["attempts"] = [_ready(attempt) for attempt in attempts]
+    made = [_ready(attempt) for attempt in attempts]
+    found["attempts"] = [attempt for attempt in made if attempt["role"] is None]
+    found["shadows"] = [attempt for attempt in made if attempt["role"] == SHADOW]
     return found
 
 

@@ -13,6 +13,7 @@ from uuid import UUID
 from sqlalchemy import func, insert, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from gateway.ledger.errors import LedgerError
 from gateway.ledger.records import uuid7
 from gateway.ledger.tables import policies
 
@@ -38,6 +39,21 @@ class PolicyVersion(NamedTuple):
     error: str | None
 
 
+class StoredPolicy(NamedTuple):
+    """One version with its text."""
+
+    id: UUID
+    hash: str
+    yaml: str
+    source: str
+    published_at: datetime
+    error: str | None
+
+
+class NoSuchVersion(LedgerError):
+    """No stored policy, or several, answer to that id or hash."""
+
+
 async def newest_active(connection: AsyncConnection) -> ActivePolicy | None:
     query = select(policies.c.id, policies.c.hash, policies.c.yaml, policies.c.source)
     row = (
@@ -53,6 +69,29 @@ async def recent(connection: AsyncConnection, limit: int = 50) -> list[PolicyVer
     names = [policies.c[name] for name in PolicyVersion._fields]
     rows = await connection.execute(select(*names).order_by(policies.c.id.desc()).limit(limit))
     return [PolicyVersion(*row) for row in rows]
+
+
+async def find(connection: AsyncConnection, which: str) -> StoredPolicy:
+    """The version of this id, or the newest of this hash, which may be cut short. Raises `NoSuchVersion`."""
+    names = [policies.c[name] for name in StoredPolicy._fields]
+    query = select(*names).order_by(policies.c.error.is_(None).desc(), policies.c.id.desc())
+    wanted = which.strip().lower()
+    try:
+        query = query.where(policies.c.id == UUID(wanted))
+    except ValueError:
+        query = query.where(policies.c.hash.startswith(wanted, autoescape=True))
+    found = [StoredPolicy(*row) for row in await connection.execute(query)] if wanted else []
+    hashes = list(dict.fromkeys(version.hash for version in found))
+    if len(hashes) == 1:
+        return found[0]
+    why = f"several begin so: {', '.join(hashes)}" if hashes else "`sparkgate policy versions` lists them"
+    raise NoSuchVersion(f"no version of the policy is '{which}'; {why}")
+
+
+async def texts_by_hash(connection: AsyncConnection) -> dict[str, str]:
+    """The text of every version that was ever in force."""
+    query = select(policies.c.hash, policies.c.yaml).where(policies.c.error.is_(None))
+    return {row[0]: row[1] for row in await connection.execute(query)}
 
 
 async def publish(connection: AsyncConnection, source: str, policy_hash: str, yaml: str) -> UUID:

@@ -22,6 +22,7 @@ from router.outcome import Result
 _noise = Random().getrandbits  # seeded by the system; ids must be unique, they are no secrets
 _DECISION = tuple(Decision.__dataclass_fields__)
 _decision_values = attrgetter(*_DECISION)
+SHADOW = "shadow"  # the role of an attempt whose answer nobody gets: no part of its exchange's cost or tokens
 _48, _62 = (1 << 48) - 1, (1 << 62) - 1
 
 
@@ -168,6 +169,11 @@ class Exchange:
                 return None
             total += attempt.cost_nusd
         return total
+
+
+def shadow_record(attempt: Attempt, exchange_id: uuid.UUID, ordinal: int) -> dict[str, Any]:
+    """The spool line of a shadow attempt: {"kind": "shadow", "attempt": {…columns}}. It ends after its exchange."""
+    return {"kind": "shadow", "attempt": _attempt_row(attempt, exchange_id, ordinal) | {"role": SHADOW}}
 
 
 def _decision_row(decision: Decision) -> dict[str, Any]:

@@ -113,8 +113,12 @@ attempts = Table(
     Column("price_id", Text),  # the price row used; NULL when the cost is unknown
     Column("upstream_request_id", Text),
     Column("engine", JSONB),  # the engine's own figures: queue_s, prefill_s, decode_s, …
+    Column(
+        "role", Text
+    ),  # shadow: sent on trial, no part of what the exchange cost; NULL = made for the call
     Index(None, "exchange_id"),
     Index(None, "started_at"),
+    Index("attempts_shadow_idx", "id", postgresql_where=text("role = 'shadow'")),
     postgresql_partition_by="RANGE (id)",
 )
 
@@ -165,7 +169,7 @@ policies = (
         Column("id", UUID(as_uuid=True), primary_key=True),  # UUIDv7: the order of publishing
         Column("hash", Text, nullable=False),
         Column("yaml", Text, nullable=False),
-        Column("source", Text, nullable=False),  # file:<host>:<path> | dashboard | api
+        Column("source", Text, nullable=False),  # file:<host>:<path> | dashboard | api | cli | rollback
         Column("published_at", _TIME, nullable=False, server_default=text("now()")),
         Column("error", Text),
         Index(None, "source", "id"),
@@ -239,6 +243,17 @@ engine_samples = Table(
     Column("decode_tokens_per_s", Float),
     Column("state", JSONB, nullable=False),
     Column("accepted_length", Float),  # tokens a step adds to an answer, the target's own included
+)
+
+fleet_news = Table(  # what each worker learnt of targets in the last second; unlogged: a crash may take it
+    "fleet_news",
+    metadata,
+    Column("id", UUID(as_uuid=True), primary_key=True),
+    Column("worker", UUID(as_uuid=True), nullable=False),
+    Column("at", _TIME, nullable=False, server_default=text("clock_timestamp()")),
+    Column("digests", JSONB, nullable=False),
+    Index(None, "at"),
+    prefixes=["UNLOGGED"],
 )
 
 bench_runs = Table(

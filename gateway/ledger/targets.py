@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import delete, insert, text
+from sqlalchemy import delete, insert, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.config.deployment import AnyTarget, Deployment, EngineTarget
@@ -29,6 +29,12 @@ async def replace_targets(
     await connection.execute(delete(targets))
     if rows:
         await connection.execute(insert(targets), rows)
+
+
+async def disabled_targets(connection: AsyncConnection) -> dict[str, str]:
+    """Reasons by name, as of the gateway that started last."""
+    query = select(targets.c.name, targets.c.disabled_reason).where(targets.c.disabled_reason.is_not(None))
+    return {row[0]: row[1] for row in await connection.execute(query)}
 
 
 def _row(target: AnyTarget, deployment: Deployment, disabled_reason: str | None) -> dict[str, Any]:

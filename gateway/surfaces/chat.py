@@ -51,6 +51,7 @@ def call_of(asked: Asked) -> Call:
         form_for=_Forms(asked, body.get("stream") is True and not wants_usage, wants_usage),
         errors=OPENAI_ERRORS,
         wants_usage=wants_usage,
+        keeps_state=body.get("store") is True,
         fingerprint=lambda: fingerprint(asked),
     )
 

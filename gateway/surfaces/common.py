@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from typing import Any
 
@@ -16,13 +17,15 @@ import orjson
 
 from gateway.dispatch.call import ErrorForm
 from gateway.surfaces.homes import NO_HOMES, ResponseHomes
+from gateway.surfaces.wording import inferred_shape
 from gateway.wire.errors import BadRequest, error_event
 from router.catalog import Target
+from router.policy import ROLES
 from router.query import Query
 from router.shapes import SHAPES
 
-OUR_METADATA = ("task_id", "workflow", "task_shape", "slo_ttft_ms", "slo_tpot_ms", "deadline_ms")
-_HEADERS = [(f"x-{name.replace('_', '-')}", name) for name in OUR_METADATA]
+OUR_METADATA = ("task_id", "workflow", "task_shape", "slo_ttft_ms", "slo_tpot_ms", "deadline_ms", "role")
+_HEADERS = [(f"x-{name.replace('_', '-')}", name) for name in OUR_METADATA[:-1]] + [("x-task-role", "role")]
 TRACE_HEADERS = ("traceparent", "tracestate")  # W3C trace context
 MAX_ID_CHARS = 256  # task ids and workflows are indexed
 BYTES_PER_TOKEN = 4  # a rule of thumb for routing and context checks, never for money
@@ -65,6 +68,7 @@ class Settings:
     task_id: str | None = None
     workflow: str | None = None
     shape: str | None = None
+    role: str | None = None
     slo_ttft_s: float | None = None
     slo_tpot_s: float | None = None
     deadline_s: float | None = None
@@ -104,7 +108,7 @@ def metadata_of(body: dict[str, Any]) -> dict[str, str]:
 
 def settings_of(headers: Mapping[str, str], metadata: Mapping[str, str]) -> Settings:
     """A header `X-Task-Id`, or metadata `task_id`; the header wins. Raises `BadRequest`."""
-    given = {name: metadata[name] for name in OUR_METADATA if metadata.get(name)} if metadata else {}
+    given = {name: value for name, value in metadata.items() if value and _is_ours(name, value)}
     for header, name in _HEADERS:
         if value := headers.get(header):
             given[name] = value
@@ -120,10 +124,14 @@ def settings_of(headers: Mapping[str, str], metadata: Mapping[str, str]) -> Sett
         raise BadRequest(
             f"'{shape}' is not a task shape; there are {', '.join(SHAPES)}", param="X-Task-Shape"
         )
+    role = given.get("role")
+    if role is not None and role not in ROLES:
+        raise BadRequest(f"'{role}' is not a role; there are {', '.join(ROLES)}", param="X-Task-Role")
     return Settings(
         task_id=given.get("task_id"),
         workflow=given.get("workflow"),
         shape=shape,
+        role=role,
         slo_ttft_s=_hint_s(given, "slo_ttft_ms"),
         slo_tpot_s=_hint_s(given, "slo_tpot_ms"),
         deadline_s=_hint_s(given, "deadline_ms"),
@@ -160,7 +168,9 @@ def query_of(asked: Asked, **told: Any) -> Query:
         workflow=settings.workflow,
         task_id=settings.task_id,
         declared_shape=settings.shape,
+        role=settings.role,
         temperature=number(body.get("temperature")),
+        infer_shape=partial(inferred_shape, body),
         slo_ttft_s=settings.slo_ttft_s,
         slo_tpot_s=settings.slo_tpot_s,
         deadline_s=settings.deadline_s,
@@ -236,7 +246,12 @@ def body_for(asked: Asked, target: Target, *, asks_usage: bool) -> bytes:
 
 def _has_our_metadata(body: dict[str, Any]) -> bool:
     metadata = body.get("metadata")
-    return isinstance(metadata, dict) and any(name in metadata for name in OUR_METADATA)
+    return isinstance(metadata, dict) and any(_is_ours(name, value) for name, value in metadata.items())
+
+
+def _is_ours(name: str, value: Any) -> bool:
+    """Apps have roles of their own in their metadata, and those stay there."""
+    return name in OUR_METADATA and (name != "role" or value in ROLES)
 
 
 def value_for(asked: Asked, target: Target, *, asks_usage: bool = False) -> dict[str, Any]:
@@ -245,7 +260,7 @@ def value_for(asked: Asked, target: Target, *, asks_usage: bool = False) -> dict
     if target.kind != "engine":
         body.pop("sparkgate", None)
     if _has_our_metadata(body):
-        kept = {key: value for key, value in body["metadata"].items() if key not in OUR_METADATA}
+        kept = {key: value for key, value in body["metadata"].items() if not _is_ours(key, value)}
         if kept:
             body["metadata"] = kept
         else:

@@ -83,6 +83,7 @@ def call_of(asked: Asked) -> Call:
         form_for=_Forms(asked),
         errors=ERRORS,
         is_repeatable=not (_has_hosted_tools(body.get("tools")) or body.get("background")),
+        keeps_state=body.get("store") is not False or any(map(body.get, OUTSIDE)),
         fingerprint=lambda: None if any(map(body.get, OUTSIDE)) else fingerprint(asked),
     )
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,8 @@ from sqlalchemy import Engine
 
 from dashboard.database import connect
 from gateway.ledger.database import create_engine
+from gateway.ledger.records import Exchange
+from tests.dashboard import traffic
 from tests.dashboard.server import chromium, dashboard, find_chromium
 
 
@@ -28,6 +32,20 @@ def reader(clean_database_url: str) -> Iterator[Engine]:
     engine = connect(clean_database_url)
     yield engine
     engine.dispose()
+
+
+@pytest.fixture
+def start() -> datetime:
+    """A whole minute, a quarter of an hour ago."""
+    return datetime.now(UTC).replace(second=0, microsecond=0) - timedelta(minutes=15)
+
+
+@pytest.fixture
+def written(writer: Engine) -> list[Exchange]:
+    """300 calls since `start`."""
+    made = traffic.hour(time.time(), 300, length_s=800)
+    traffic.write(writer, made)
+    return made
 
 
 @pytest.fixture(scope="module")

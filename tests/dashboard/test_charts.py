@@ -16,8 +16,12 @@ COLOUR = {"a": "#111111", "b": "#222222"}
 
 
 def series(n: int = 50) -> pd.DataFrame:
-    rows = [("a", BUCKETS[0], n, 0.2, 0.4), ("a", BUCKETS[2], n, 0.3, 0.5), ("b", BUCKETS[1], n, 0.1, 0.2)]
-    return pd.DataFrame(rows, columns=["target", "at", "n", "p50", "p95"]).set_index(["target", "at"])
+    rows = [
+        ("a", BUCKETS[0], n, 0.2, 0.4, 0.8),
+        ("a", BUCKETS[2], n, 0.3, 0.5, 0.9),
+        ("b", BUCKETS[1], n, 0.1, 0.2, 0.3),
+    ]
+    return pd.DataFrame(rows, columns=["target", "at", "n", "p50", "p95", "p99"]).set_index(["target", "at"])
 
 
 def traffic() -> pd.DataFrame:

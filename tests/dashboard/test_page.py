@@ -122,7 +122,7 @@ def test_the_figures_are_those_of_the_exchanges(page: Page, written: list[Exchan
     failed = sum(made.status >= 400 for made in written)
     assert value(page, "error_rate") == pytest.approx(100 * failed / len(written), abs=0.05)
     p95 = np.percentile(ttfts, 95, method="inverted_cdf")
-    assert value(page, "ttft") == pytest.approx(p95, rel=0.01, abs=0.005)
+    assert value(page, "ttft") == pytest.approx(p95, abs=0.005 + 0.01 * p95)
     assert ("within 1.5 s" if p95 < 1.5 else "over 1.5 s") in card(page, "ttft")
     p95 = np.percentile(whole, 95, method="inverted_cdf")
     assert value(page, "completion_p95") == pytest.approx(p95, rel=0.01, abs=0.05)
@@ -150,7 +150,7 @@ def test_the_tables_list_every_target_and_shape_with_its_samples(page: Page, wri
         assert first_number(rows[name][1]) == len(mine)
         assert first_number(rows[name][6]) == len(ttfts)
         p95 = np.percentile(ttfts, 95, method="inverted_cdf")
-        assert first_number(rows[name][5]) == pytest.approx(p95, rel=0.01, abs=0.005)
+        assert first_number(rows[name][5]) == pytest.approx(p95, abs=0.005 + 0.01 * p95)
         assert ("*" in rows[name][5]) == (len(ttfts) < 20)
     assert {row[0] for row in cells(page, "by-shape")} == set(traffic.PLACES)
 
@@ -171,7 +171,7 @@ def test_the_list_says_why_and_leads_to_the_whole_decision(page: Page) -> None:
     expect(page.locator('table[data-key="candidates"] tbody tr')).to_have_count(2)
     expect(page.locator('table[data-key="attempts"] tbody tr').first).to_be_visible(timeout=PATIENCE_MS)
     assert_no_exception(page)
-    page.get_by_text("← Overview").click()
+    page.get_by_role("link", name="Overview").click()
     page.wait_for_selector(".sg-cards", timeout=PATIENCE_MS)
 
 
@@ -190,7 +190,7 @@ def test_an_exchange_is_found_by_typing_its_id(page: Page, written: list[Exchang
     box = page.get_by_placeholder("req_… from X-Request-Id")
     box.fill(written[-1].request_id)
     box.press("Enter")
-    expect(page.locator(".sg-brand code")).to_have_text(written[-1].request_id)
+    expect(page.locator(".sg-heading code").first).to_have_text(written[-1].request_id)
     expect(page.locator(".sg-sentence")).to_be_visible(timeout=PATIENCE_MS)
 
 

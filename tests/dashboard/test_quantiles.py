@@ -23,10 +23,11 @@ def test_buckets_are_those_the_router_and_the_ledger_use() -> None:
 @pytest.mark.parametrize("size", [1, 2, 19, 20, 21, 999, 20_000])
 def test_percentiles_equal_numpys_nearest_rank_to_one_percent(size: int) -> None:
     values = np.random.default_rng(size).lognormal(-0.5, 1.1, size)
-    n, p50, p95 = overall(buckets_of(values), "ttft_s")
+    n, p50, p95, p99 = overall(buckets_of(values), "ttft_s")
     assert n == size
     assert p50 == pytest.approx(np.percentile(values, 50, method="inverted_cdf"), rel=0.01)
     assert p95 == pytest.approx(np.percentile(values, 95, method="inverted_cdf"), rel=0.01)
+    assert p99 == pytest.approx(np.percentile(values, 99, method="inverted_cdf"), rel=0.01)
 
 
 def test_buckets_of_many_minutes_merge_by_addition() -> None:
@@ -45,4 +46,4 @@ def test_groups_are_kept_apart() -> None:
 
 
 def test_no_samples_give_no_percentile() -> None:
-    assert overall(buckets_of(np.array([1.0])), "total_s") == (0, None, None)
+    assert overall(buckets_of(np.array([1.0])), "total_s") == (0, None, None, None)

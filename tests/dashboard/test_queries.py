@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,25 +13,14 @@ from dashboard import lookups, queries
 from dashboard.database import LedgerUnavailable, connect
 from dashboard.summary import summarise, summarise_by, summarise_tasks, tries_by_target
 from gateway.ledger import batch
-from gateway.ledger.records import Exchange, outcome_record
+from gateway.ledger.records import Exchange, outcome_record, shadow_record
+from gateway.ledger.segments import decode_line, encode_line
 from tests.dashboard import traffic
 
 if TYPE_CHECKING:
     from tests.conftest import PostgresServer
 
 BUCKET_S = 60
-
-
-@pytest.fixture
-def start() -> datetime:
-    return datetime.now(UTC).replace(second=0, microsecond=0) - timedelta(minutes=15)
-
-
-@pytest.fixture
-def written(writer: Engine) -> list[Exchange]:
-    made = traffic.hour(time.time(), 300, length_s=800)
-    traffic.write(writer, made)
-    return made
 
 
 def test_counts_and_costs_equal_those_of_the_exchanges(
@@ -124,6 +113,18 @@ def test_a_late_target_is_counted_though_another_answered(
     tries = tries_by_target(queries.attempts(reader, start, BUCKET_S))
     assert (tries[traffic.FLASH].failed, tries[traffic.FLASH].timeouts) == (1, 1)
     assert (tries[traffic.ENGINE].failed, tries[traffic.ENGINE].timeouts) == (0, 0)
+
+
+def test_shadows_are_counted_apart(reader: Engine, writer: Engine, start: datetime) -> None:
+    made, on_trial = traffic.exchange(time.time() - 60), traffic.exchange(time.time() - 50).attempts[0]
+    traffic.write(writer, [made])
+    line = encode_line(shadow_record(on_trial, made.id, 1)).rstrip(b"\n")
+    with writer.begin() as connection:
+        batch.write(connection, [record for record in [decode_line(line)] if record is not None])
+    assert queries.attempts(reader, start, BUCKET_S)["attempts"].sum() == 1
+    shadows = queries.shadows(reader, start, BUCKET_S, made.shape)
+    assert (shadows["target"].tolist(), shadows["attempts"].tolist()) == ([on_trial.target], [1])
+    assert lookups.attempts(reader, made.id, start)["role"].isna().tolist() == [True, False]
 
 
 def test_unknown_costs_are_counted_and_not_summed(reader: Engine, writer: Engine, start: datetime) -> None:

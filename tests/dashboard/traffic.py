@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Engine, insert
@@ -86,6 +86,7 @@ def exchange(
     shape: str = "short_chat",
     target: str = ENGINE,
     ttft_s: float = 0.25,
+    input_tokens: int = 180,
     tokens: int = 40,
     tokens_per_s: float = 40.0,
     cost_nusd: int | None = 120_000,
@@ -96,7 +97,7 @@ def exchange(
     total_s = ttft_s + (tokens - 1) / tokens_per_s
     attempt = Attempt(target, MODELS[target], at + 0.002, ttft_s=ttft_s - 0.002, total_s=total_s - 0.002)
     attempt.id = uuid7(at + 0.002)
-    attempt.http_status, attempt.usage, attempt.cost_nusd = 200, Usage(180, tokens), cost_nusd
+    attempt.http_status, attempt.usage, attempt.cost_nusd = 200, Usage(input_tokens, tokens), cost_nusd
     made = Exchange(
         "helpdesk", "/v1/chat/completions", True, at, id=uuid7(at), model_asked="auto", task_id=task_id
     )
@@ -117,6 +118,15 @@ def rescued(at: float, first: Result = "timeout_first_token", **how: Any) -> Exc
     answered.started_at += 3.0
     made.attempts = [failed, answered]
     made.ttft_s, made.total_s, made.timed_out = (made.ttft_s or 0) + 3.0, made.total_s + 3.0, "first_token"
+    return made
+
+
+def hedged(at: float, **how: Any) -> Exchange:
+    """A call whose slow first attempt was overtaken by a second one."""
+    made = exchange(at, **how)
+    lost = Attempt(FLASH, MODELS[FLASH], at + 0.001, result="hedge_lost", total_s=0.9, cost_nusd=30_000)
+    lost.id = uuid7(at + 0.001)
+    made.attempts = [lost, *made.attempts]
     return made
 
 
@@ -142,11 +152,13 @@ def hour(now: float, calls: int, seed: int = 7, length_s: float = 3600) -> list[
         at = now - length_s * (1 - (number + chance.random()) / calls)
         shape = chance.choices(list(PLACES), weights=[5, 3, 4, 3, 2])[0]
         target, first_s, speed = PLACES[shape]
-        slow = 2.2 if target == FLASH and 0.4 < (now - at) / length_s < 0.6 else 1.0
+        slow_third = 0.4 < (now - at) / length_s < 0.6
+        slow = 2.2 if target == FLASH and slow_third else 1.0
         how: dict[str, Any] = {
             "shape": shape,
             "target": target,
             "ttft_s": first_s * slow * chance.lognormvariate(0, 0.35),
+            "input_tokens": round(chance.lognormvariate(6, 1.4)),
             "tokens": chance.randint(8, 420),
             "tokens_per_s": speed * chance.lognormvariate(0, 0.15),
             "cost_nusd": chance.randint(40_000, 900_000),
@@ -158,9 +170,22 @@ def hour(now: float, calls: int, seed: int = 7, length_s: float = 3600) -> list[
             if number % 97 == 50
             else rescued(at, **how)
             if number % 120 == 30
+            else hedged(at, **how)
+            if number % 130 == 77
             else exchange(at, **how)
         )
+        if slow_third and target != FLASH:
+            _shed(made[-1], FLASH)
     return made
+
+
+def _shed(made: Exchange, target: str) -> None:
+    """As if this target's breaker were open."""
+    assert isinstance(made.decision, dict)
+    made.decision["candidates"] = [it for it in made.decision["candidates"] if it["target"] != target]
+    made.decision["rejections"].append(
+        {"target": target, "reason": "shedding after failures, for 2.1 s more"}
+    )
 
 
 def write(engine: Engine, exchanges: Sequence[Exchange]) -> None:
@@ -201,28 +226,10 @@ def configure(engine: Engine) -> None:
             "disabled_reason": "GPU_POOL_KEY is not set",
         },
     ]
-    sample = {
-        "target": ENGINE,
-        "sampled_at": now,
-        "running": 3,
-        "waiting": 1,
-        "kv_used_fraction": 0.42,
-        "prefill_tokens_per_s": 812.0,
-        "decode_tokens_per_s": 117.5,
-        "accepted_length": 2.374,
-        "state": {
-            "model": MODELS[ENGINE],
-            "draining": False,
-            "running": 3,
-            "waiting": 1,
-            "max_batch": 16,
-            "drafter": "dspark",
-        },
-    }
     with engine.begin() as connection:
         for row in rows:
             connection.execute(insert(tables.targets), row)
-        connection.execute(insert(tables.engine_samples), sample)
+        connection.execute(insert(tables.engine_samples), engine_sample(now))
     publish(engine, None)
 
 
@@ -231,3 +238,71 @@ def publish(engine: Engine, error: str | None) -> None:
     row = {"id": uuid7(), "hash": POLICY_HASH if error is None else "0" * 64, "yaml": POLICY_YAML}
     with engine.begin() as connection:
         connection.execute(insert(tables.policies), row | {"source": "file:host:policy.yaml", "error": error})
+
+
+def engine_sample(at: datetime, running: int = 3) -> dict[str, Any]:
+    """A row of `engine_samples`, its state as the engine's `/state` tells it."""
+    speculation = {
+        "accepted_length": 2.374,
+        "proposal_length": 5.0,
+        "verified_length": 3.1,
+        "waste": 0.557,
+        "survival": [0.62, 0.41, 0.22],
+    }
+    by = {"concurrency": {"1": speculation, "2-4": speculation | {"accepted_length": 2.1, "waste": 0.6}}}
+    return {
+        "target": ENGINE,
+        "sampled_at": at,
+        "running": running,
+        "waiting": 1,
+        "kv_used_fraction": 0.42,
+        "prefill_tokens_per_s": 812.0,
+        "decode_tokens_per_s": 117.5,
+        "accepted_length": 2.374,
+        "state": {
+            "model": MODELS[ENGINE],
+            "draining": False,
+            "running": running,
+            "waiting": 1,
+            "max_batch": 16,
+            "drafter": "dspark",
+            "step_s": {"draft": 0.004, "verify": 0.018, "sample": 0.001, "overhead": 0.0005},
+            "speculation": speculation | {"by": by | {"shape": {"short_chat": speculation}}},
+        },
+    }
+
+
+def history(engine: Engine, minutes: int = 50) -> None:
+    """An engine's samples of the last minutes, busier in every second block of ten."""
+    now = datetime.now(UTC)
+    rows = [
+        engine_sample(now - timedelta(seconds=30 * number + 1), running=1 + 5 * (number // 20 % 2))
+        for number in range(2 * minutes)
+    ]
+    with engine.begin() as connection:
+        connection.execute(insert(tables.engine_samples), rows)
+
+
+def benchmark(engine: Engine, days: int = 12) -> None:
+    """A run of `bench gateway` a day; the last one is a third slower."""
+    now = datetime.now(UTC)
+    with engine.begin() as connection:
+        for day in range(days):
+            rate = 2000.0 + 10 * (day % 3) - (700 if day == days - 1 else 0)
+            figures = [
+                {
+                    "contestant": "sparkgate",
+                    "calls_per_s": rate,
+                    "cpu_us_per_call": 1e6 / rate,
+                    "rss_mb": 96.0,
+                },
+                {"contestant": "bare ASGI", "calls_per_s": 5200.0, "cpu_us_per_call": 190.0, "rss_mb": 41.0},
+            ]
+            row = {
+                "id": uuid7(),
+                "kind": "gateway",
+                "started_at": now - timedelta(days=days - 1 - day),
+                "settings": {"rounds": 3 + day, "machine": {"processor": "a", "cores": 2, "load": 0.1 * day}},
+                "results": {"figures": figures, "readings": [], "interrupted": False},
+            }
+            connection.execute(insert(tables.bench_runs), row)

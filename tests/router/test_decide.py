@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -57,7 +58,7 @@ def test_cost_per_completed_task_charges_for_failures() -> None:
     rules = policy(objective="cost_per_completed_task")
     assert choose(fleet, rules) == ["b", "a"]
     seen(fleet, "b", NOW, times=3, result="bad_response")
-    fleet.health("b").breaker.succeed()
+    fleet.health("b").breaker.succeed(NOW)
     assert choose(fleet, rules) == ["a", "b"]
 
 
@@ -218,17 +219,29 @@ def test_a_cold_target_is_neither_flooded_nor_starved() -> None:
     draws = [step / 1000 for step in range(1000)]
     firsts = [decide(query(), catalog("a", "b"), rules, fleet, NOW, d).candidates[0].target for d in draws]
     assert firsts.count("b") == COLD_SHARE * 1000
-    seen(fleet, "b", NOW, times=20, ttft_s=5.0)
-    firsts = [decide(query(), catalog("a", "b"), rules, fleet, NOW, d).candidates[0].target for d in draws]
-    assert firsts.count("b") == 20
 
 
-def test_a_slow_spell_is_forgotten() -> None:
-    """One bad sample must not banish a target for good."""
-    fleet = Fleet(half_life_s=60.0)
-    seen(fleet, "a", NOW - 900, ttft_s=9.0)
+def test_one_that_is_known_to_be_worse_is_not_explored_and_one_that_may_be_well_again_is() -> None:
+    fleet = Fleet()
+    seen(fleet, "a", NOW, times=60, ttft_s=0.4)
+    seen(fleet, "b", NOW, times=60, ttft_s=5.0)
+    seen(fleet, "c", NOW, times=40, ttft_s=0.2)
+    seen(fleet, "c", NOW, times=10, ttft_s=5.0)
+    rules = replace(policy(objective="ttft"), explore=0.02)
+    draws = [step / 1000 for step in range(1000)]
+    known = catalog("a", "b", "c")
+    firsts = [decide(query(), known, rules, fleet, NOW, draw).candidates[0] for draw in draws]
+    assert Counter((it.target, it.role) for it in firsts) == {("a", "candidate"): 980, ("c", "explore"): 20}
+
+
+@pytest.mark.parametrize(("age_s", "first"), [(60.0, "b"), (3600.0, "a")])
+def test_one_not_heard_of_for_long_is_tried_anew(age_s: float, first: str) -> None:
+    """Slow ones must not be banished for good."""
+    fleet = Fleet()
+    seen(fleet, "a", NOW - age_s, ttft_s=9.0)
     seen(fleet, "b", NOW, times=50, ttft_s=1.5)
-    assert choose(fleet, policy(objective="ttft")) == ["a", "b"]
+    rules = replace(policy(objective="ttft"), explore=0.02)
+    assert decide(query(), catalog("a", "b"), rules, fleet, NOW, 0.01).candidates[0].target == first
 
 
 def test_the_decision_is_json_with_its_whole_story() -> None:

@@ -208,7 +208,9 @@ class World:
         one.exchange.first_token = self.now
         for other in [each for each in one.exchange.open if each is not one]:
             self._end(other, "hedge_lost")
-        total = one.exchange.call.arrived_s + self.scenario.timeouts.total_s
+        call = one.exchange.call
+        self._strategy.first_token(call, one.site.place.name, self.now - one.begun, self.now)
+        total = call.arrived_s + self.scenario.timeouts.total_s
         self._at(min(ends, total), lambda: self._end(one, "ok" if ends <= total else "timeout_total"))
 
     def _end(self, one: Try, result: Result) -> None:

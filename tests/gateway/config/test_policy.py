@@ -9,7 +9,7 @@ import pytest
 
 from gateway.config.load import DEFAULT_POLICY, load_policy, policy_hash, policy_text
 from gateway.config.mistakes import ConfigError
-from router.policy import Hedge, Policy, Retries, Rule, ShapePolicy, Slo, Timeouts
+from router.policy import Hedge, Policy, Retries, Rule, Shadow, ShapePolicy, Slo, Timeouts
 from router.query import Query
 from router.shapes import SHAPES
 
@@ -110,14 +110,14 @@ def test_all_mistakes_are_listed_with_line_and_key() -> None:
         "policy.yaml:3: shapes.short_chat.objective: 'fast' is not one of ttft, speed, completion_p95, "
         "cost_per_completed_task",
         "policy.yaml:3: shapes.short_chat.candidates[1]: no target is called 'enigne'; "
-        "known: engine, deepseek-flash, claude",
+        "did you mean 'engine'?",
         "policy.yaml:4: shapes.shortchat: there is no task shape 'shortchat'; did you mean 'short_chat'?",
         "policy.yaml:6: shapes.support.slo.ttft_p95_s: should be greater than 0, not -1",
         "policy.yaml:6: shapes.support.slo.timeout_rate: should be less than or equal to 1, not 3",
         "policy.yaml:7: shapes.support.timeouts.first_token_s: 700 is more than total_s, 600.0, "
         "which holds here by default",
         "policy.yaml:7: shapes.support.timeouts.idle_s: should be greater than 0, not 0",
-        "policy.yaml:8: shapes.support.fallback: should be a list, not 'engine'",
+        "policy.yaml:8: shapes.support.fallback: should be a list, not 'engine'; write [engine]",
         "policy.yaml:9: shapes.support.slos: unknown key; did you mean 'slo'?",
         "policy.yaml:10: shapes.general.timeouts.first_token_s: 9 is more than total_s, 8",
         "policy.yaml:11: defaults.retries.max: should be a valid integer, not 1.5",
@@ -128,7 +128,7 @@ def test_all_mistakes_are_listed_with_line_and_key() -> None:
         "policy.yaml:13: rules[0].shape: there is no task shape 'supprot'; did you mean 'support'?",
         "policy.yaml:14: rules[1].when.metadata.tier: should be text, not 1",
         "policy.yaml:15: rules[2].when: should not be empty",
-        f"policy.yaml:16: rules[3].when.headr.x: unknown condition; known: {conditions}",
+        f"policy.yaml:16: rules[3].when.headr.x: unknown condition; known: {conditions}; did you mean 'header.x'?",
         "policy.yaml:16: rules[3].shape: is missing",
     ]
 
@@ -160,9 +160,74 @@ shapes:
     assert reasoning.hedge is None
 
 
+def test_experiments_roles_and_stickiness_are_inherited_and_may_be_set_otherwise() -> None:
+    text = """
+defaults:
+  candidates: [engine, {target: claude, weight: 0.1}]
+  roles: {draft: [engine], final: [claude]}
+  shadow: {target: deepseek-flash, share: 0.01, usd_per_day: 1.5}
+shapes:
+  support: {candidates: [deepseek-flash], roles: {final: []}, sticky: false, shadow: {target: claude, share: 0}}
+"""
+    policy = load(text)
+    general, support = policy.for_shape("general"), policy.for_shape("support")
+    assert (general.candidates, general.weights) == (("engine", "claude"), (("claude", 0.1),))
+    assert general.roles == {"draft": ("engine",), "final": ("claude",)}
+    assert (general.sticky, general.shadow) == (True, Shadow("deepseek-flash", 0.01, 1.5))
+    assert (support.candidates, support.weights) == (("deepseek-flash",), ())
+    assert support.roles == {"draft": ("engine",), "final": ()}
+    assert (support.sticky, support.shadow) == (False, None)
+
+
+def test_mistakes_in_experiments_and_roles_are_listed_with_line_and_key() -> None:
+    text = """
+defaults: {shadow: {target: claude, share: 2}, sticky: 3}
+shapes:
+  support:
+    candidates: [engine, {target: cladue, weight: 2}, {target: claude}, 5, {weigth: 1, target: engine}]
+    roles: {drft: [engine], final: claude, draft: [enigne]}
+    shadow: {share: 0.1}
+  general: {candidates: [{target: engine, weight: 0.6}, {target: claude, weight: 0.6}]}
+  reasoning: {candidates: [{target: engine, weight: 0.5}]}
+  short_chat: {candidates: [engine, {target: engine, weight: 0}]}
+  extraction: {candidates: [claude]}
+  embedding: {candidates: [engine], shadow: {target: engine, share: 0.1}}
+"""
+    shadowed = "is the only candidate and gets these calls anyway; it cannot be its own shadow"
+    assert lines_of(text) == [
+        "policy.yaml:2: defaults.sticky: should be a valid boolean, not 3",
+        "policy.yaml:2: defaults.shadow.share: should be less than or equal to 1, not 2",
+        "policy.yaml:5: shapes.support.candidates[1].target: no target is called 'cladue'; did you mean 'claude'?",
+        "policy.yaml:5: shapes.support.candidates[1].weight: should be less than or equal to 1, not 2",
+        "policy.yaml:5: shapes.support.candidates[2].weight: is missing",
+        "policy.yaml:5: shapes.support.candidates[3]: should be text, not 5",
+        "policy.yaml:5: shapes.support.candidates[4].weigth: unknown key; did you mean 'weight'?",
+        "policy.yaml:5: shapes.support.candidates[4].weight: is missing",
+        "policy.yaml:6: shapes.support.roles.drft: unknown key; did you mean 'draft'?",
+        "policy.yaml:6: shapes.support.roles.draft[0]: no target is called 'enigne'; did you mean 'engine'?",
+        "policy.yaml:6: shapes.support.roles.final: should be a list, not 'claude'; write [claude]",
+        "policy.yaml:7: shapes.support.shadow.target: is missing",
+        "policy.yaml:8: shapes.general.candidates: the weights add up to 1.2; they are shares of the calls and "
+        "may reach 1 together",
+        "policy.yaml:9: shapes.reasoning.candidates: the weights add up to 0.5, and there is no candidate "
+        "without one for the rest",
+        "policy.yaml:10: shapes.short_chat.candidates[1].weight: should be greater than 0, not 0",
+        f"policy.yaml:11: shapes.extraction.candidates: 'claude' {shadowed}",
+        f"policy.yaml:12: shapes.embedding.shadow.target: 'engine' {shadowed}",
+    ]
+
+
+def test_weights_that_reach_one_need_no_other_candidate() -> None:
+    policy = load("defaults: {candidates: [{target: engine, weight: 0.7}, {target: claude, weight: 0.3}]}")
+    assert policy.defaults.weights == (("engine", 0.7), ("claude", 0.3))
+
+
 def test_a_target_listed_twice_is_a_mistake() -> None:
     assert lines_of("defaults: {fallback: [engine, engine]}") == [
         "policy.yaml:1: defaults.fallback: 'engine' is listed twice"
+    ]
+    assert lines_of("defaults: {candidates: [engine, {target: engine, weight: 0.5}]}") == [
+        "policy.yaml:1: defaults.candidates: 'engine' is listed twice"
     ]
 
 

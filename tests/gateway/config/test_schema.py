@@ -23,3 +23,9 @@ def test_the_schema_knows_choices_limits_and_unknown_keys() -> None:
     assert schema["additionalProperties"] is False
     assert "short_chat" in schema["properties"]["shapes"]["propertyNames"]["enum"]
     assert schema["$defs"]["DefaultsFile"]["properties"]["explore"]["maximum"] == 1
+
+
+def test_the_schema_knows_both_forms_of_a_candidate() -> None:
+    candidates = json_schema("policy")["$defs"]["ShapeFile"]["properties"]["candidates"]
+    (forms,) = [form["items"] for form in candidates["anyOf"] if form["type"] == "array"]
+    assert forms == {"oneOf": [{"type": "string"}, {"$ref": "#/$defs/WeightedFile"}]}

@@ -31,6 +31,8 @@ ROUTES = [
     *("GET /admin/keys", "POST /admin/keys", "PATCH /admin/keys/suite", "DELETE /admin/keys/suite"),
     *("GET /admin/usage", "GET /admin/targets"),
     *("GET /admin/policy", "PUT /admin/policy", "POST /admin/policy/check"),
+    *("GET /admin/policy/versions", "GET /admin/policy/versions/abc", "POST /admin/policy/rollback"),
+    *("POST /admin/policy/explain", "POST /admin/policy/replay"),
 ]
 
 

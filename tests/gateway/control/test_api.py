@@ -156,7 +156,7 @@ def test_metrics_name_target_and_shape(with_gateway: Prepare) -> None:
     async def test(gateway: Gateway) -> None:
         await gateway.post({**HELLO, "stream": True})
         _, raw = await gateway.get("/metrics")
-        assert b'sparkgate_exchanges_total{shape="general",status="200",target="a"} 1.0' in raw
+        assert b'sparkgate_exchanges_total{shape="short_chat",status="200",target="a"} 1.0' in raw
         assert b'sparkgate_tokens_total{kind="output",target="a"} 2.0' in raw
 
     with_gateway()(test)

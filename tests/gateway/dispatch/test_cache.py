@@ -111,6 +111,20 @@ def test_those_who_waited_for_a_client_that_left_ask_for_themselves(with_gateway
     with_gateway(CACHED)(test)
 
 
+def test_who_waits_for_an_equal_call_waits_no_longer_than_its_own_deadline(with_gateway: Prepare) -> None:
+    async def test(gateway: Gateway) -> None:
+        gateway.fakes["a"].script = [body(GOOD_BODY, after_s=2.0)]
+        first = asyncio.create_task(gateway.post(SURE))
+        await eventually(lambda: len(gateway.fakes["a"].calls) == 1)
+        status, _, raw = await gateway.post(SURE, x_deadline_ms="100")
+        assert (status, first.done()) == (504, False)
+        assert b"timeout_total" in raw
+        assert gateway.exchanges()[0]["exchange"]["timed_out"] == "total"
+        assert (await first)[0] == 200
+
+    with_gateway(CACHED)(test)
+
+
 def test_the_oldest_answers_go_first_and_old_ones_are_no_answers() -> None:
     async def test() -> None:
         cache = AnswerCache(max_bytes=16 * (100 + OVERHEAD_BYTES))

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.dispatch.gates import Busy, Gate
+from gateway.dispatch.gates import Busy, Gate, Loan
 from tests.fakes import GOOD_BODY, body
 from tests.gateway.conftest import HELLO, Gateway, Run, eventually
 
@@ -43,7 +43,8 @@ def test_callers_take_turns_whoever_asked_first() -> None:
     max_parallel=st.integers(1, 3),
     queue=st.integers(0, 4),
     steps=st.lists(
-        st.tuples(st.sampled_from("abc"), st.sampled_from(["ask", "end", "give up"])), max_size=60
+        st.tuples(st.sampled_from("abc"), st.sampled_from(["ask", "end", "give up", "borrow", "return"])),
+        max_size=60,
     ),
 )
 def test_whatever_happens_the_limits_hold_and_every_place_comes_back(
@@ -52,7 +53,8 @@ def test_whatever_happens_the_limits_hold_and_every_place_comes_back(
     async def test() -> None:
         gate = Gate(max_parallel, queue)
         asking: list[asyncio.Task[None]] = []
-        inside = 0
+        inside, borrowed = 0, 0
+        loans: list[Loan] = []
 
         async def settle() -> None:
             nonlocal inside
@@ -62,23 +64,41 @@ def test_whatever_happens_the_limits_hold_and_every_place_comes_back(
                 asking.remove(task)
                 inside += not task.cancelled() and task.exception() is None
 
+        def given_up() -> None:
+            nonlocal borrowed
+            borrowed -= 1
+
         for caller, step in steps:
             if step == "ask":
                 asking.append(asyncio.create_task(gate.enter(caller)))
             elif step == "end" and inside:
                 inside -= 1
                 gate.leave()
+            elif step == "borrow":
+                loan = Loan(gate, given_up)
+                try:
+                    await loan.enter(caller)
+                except Busy:
+                    assert inside + borrowed == max_parallel
+                else:
+                    loans.append(loan)
+                    borrowed += 1
+            elif step == "return" and loans:
+                borrowed -= loans[0] in gate.loans
+                loans.pop(0).leave()
             elif asking:
                 asking[-1].cancel()
             await settle()
-            assert gate.inside == inside <= max_parallel
+            assert gate.inside == inside + borrowed <= max_parallel
             assert gate.waiting == len(asking) <= queue
-            assert not asking or inside == max_parallel  # nobody waits beside a free place
+            assert not asking or inside == max_parallel  # nobody waits beside a free place or a borrowed one
         for task in asking:
             task.cancel()
         await settle()
         for _ in range(inside):
             gate.leave()
+        for loan in loans:
+            loan.leave()
         assert (gate.inside, gate.waiting) == (0, 0)
 
     asyncio.run(test())

@@ -8,8 +8,9 @@ from collections.abc import Callable
 
 import pytest
 
+from router.outlook import FRESH_S
 from tests.fakes import DONE, GOOD_STREAM, ROLE, chunk, error, stream, usage_chunk
-from tests.gateway.conftest import HELLO, Gateway, Run, eventually
+from tests.gateway.conftest import CHAT, HELLO, Gateway, Run, eventually
 
 STREAM = {**HELLO, "stream": True}
 ORDERED = "version: 1\ndefaults: {candidates: [a], fallback: [b], explore: 0}\n"
@@ -217,5 +218,25 @@ def test_an_error_right_behind_the_first_token_ends_the_stream_and_nothing_befor
         assert (status, raw) == (200, ROLE + chunk("Hel") + chunk("lo") + said)
         row = (await gateway.exchange())["exchange"]
         assert (row["error_code"], row["output_tokens"]) == ("upstream_error", 2)
+
+    with_gateway()(test)
+
+
+def test_a_first_token_teaches_while_its_stream_goes_on(with_gateway: Prepare) -> None:
+    async def test(gateway: Gateway) -> None:
+        gateway.fakes["a"].script = [stream(*GOOD_STREAM[:2], 30.0)]
+        url, headers = gateway.url + CHAT, gateway.headers
+        async with gateway.session.post(url, json=STREAM, headers=headers) as answer:
+            await answer.content.readuntil(b"Hel")
+            await asyncio.sleep(2 * FRESH_S)  # what is known of a target is read anew so often
+            await gateway.post(STREAM)
+            (second,) = gateway.exchanges()
+        await eventually(lambda: len(gateway.exchanges()) == 2)
+        first = gateway.exchanges()[1]
+        predicted = [
+            record["exchange"]["decision"]["candidates"][0]["prediction"]["ttft_s"]
+            for record in (first, second)
+        ]
+        assert predicted[1] < predicted[0]
 
     with_gateway()(test)

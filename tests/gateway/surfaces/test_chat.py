@@ -65,6 +65,19 @@ def test_headers_beat_metadata_and_both_tell_the_router() -> None:
     assert query.metadata["team"] == "blue"
 
 
+def test_a_role_in_the_task_is_ours_and_any_other_role_is_the_apps() -> None:
+    asked = call({"metadata": {"role": "draft", "team": "blue"}})
+    assert asked.query.role == "draft"
+    assert sent(asked)["metadata"] == {"team": "blue"}
+    theirs = call({"metadata": {"role": "admin"}})
+    assert theirs.query.role is None
+    assert sent(theirs)["metadata"] == {"role": "admin"}
+    assert call({"metadata": {"role": "draft"}}, x_task_role="final").query.role == "final"
+    with pytest.raises(BadRequest) as refused:
+        call({}, x_task_role="finale")
+    assert refused.value.param == "X-Task-Role"
+
+
 def test_our_names_do_not_reach_an_upstream_but_the_engine_gets_its_field() -> None:
     asked = call({"metadata": {"task_id": "t1", "team": "blue"}, "sparkgate": {"speculation": "off"}})
     assert sent(asked) == {**HELLO, "metadata": {"team": "blue"}, "model": "a-model"}
@@ -153,6 +166,20 @@ def test_bodies_that_are_no_json_object_or_too_large(with_gateway: Prepare) -> N
     with_gateway()(test)
 
 
+def test_the_shape_of_an_undeclared_call_is_inferred_from_its_text(with_gateway: Prepare) -> None:
+    async def test(gateway: Gateway) -> None:
+        text = "Where is my order? It should have arrived last week and I want a refund."
+        status, _, raw = await gateway.post({**HELLO, "messages": [{"role": "user", "content": text}]})
+        assert status == 200, raw
+        (record,) = gateway.exchanges()
+        exchange = record["exchange"]
+        assert (exchange["shape"], exchange["shape_source"]) == ("support", "inferred")
+        assert 0.5 < exchange["decision"]["shape_confidence"] <= 1.0
+        assert text not in json.dumps(record)
+
+    with_gateway()(test)
+
+
 def test_names_that_apps_use_are_served_and_unknown_ones_refused_if_so_configured(
     with_gateway: Prepare,
 ) -> None:
@@ -168,7 +195,7 @@ def test_names_that_apps_use_are_served_and_unknown_ones_refused_if_so_configure
             assert status == expected, raw
         assert json.loads(raw)["error"]["code"] == "model_not_found"
         shapes = [record["exchange"]["shape"] for record in gateway.exchanges()]
-        assert shapes == ["general", "code_generation", "support", "general", None]
+        assert shapes == ["short_chat", "code_generation", "support", "short_chat", None]
         _, models = await gateway.get("/v1/models")
         names = [model["id"] for model in models["data"]]
         assert {"auto", "auto/support", "a", "gpt-4o"} <= set(names)

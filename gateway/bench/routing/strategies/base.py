@@ -46,6 +46,9 @@ class Strategy(Protocol):
     def begin(self, call: Call, target: str, now: float) -> None:
         """A try of the call begins at the target."""
 
+    def first_token(self, call: Call, target: str, ttft_s: float, now: float) -> None:
+        """The first token of a try is here, so many seconds after the try began."""
+
     def observe(self, call: Call, outcome: Outcome, now: float) -> None:
         """A try has ended, one way or another."""
 
@@ -78,6 +81,9 @@ class Peer:
 
     def begin(self, call: Call, target: str, now: float) -> None:
         self.in_flight[target] += 1
+
+    def first_token(self, call: Call, target: str, ttft_s: float, now: float) -> None:
+        """Those that learn of it from its outcome need do nothing."""
 
     def observe(self, call: Call, outcome: Outcome, now: float) -> None:
         self.in_flight[outcome.target] -= 1

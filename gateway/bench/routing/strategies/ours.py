@@ -91,7 +91,10 @@ class Ours:
         return Choice(target, after_s, is_explored, decision.hedge_after_s, hedge)
 
     def begin(self, call: Call, target: str, now: float) -> None:
-        self._fleet.start(target)
+        self._fleet.start(target, call.kind.shape, now)
+
+    def first_token(self, call: Call, target: str, ttft_s: float, now: float) -> None:
+        self._fleet.first_token(target, call.kind.shape, ttft_s, now)
 
     def observe(self, call: Call, outcome: Outcome, now: float) -> None:
         self._fleet.observe(outcome, now)

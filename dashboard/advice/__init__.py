@@ -1,0 +1,1 @@
+"""What an operator might do now, read off the calls of a span."""
