@@ -14,6 +14,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from random import Random
 from zlib import compress
@@ -40,6 +41,7 @@ ABSTAINING_MAY_COST = 0.002  # of macro F1: a guess that is often wrong is no be
 LEAST_CASES = 2  # that have a feature, for it to count
 MOST_FEATURES = 44_000  # kept of all, by weight and how often they occur
 FOLDS = 3
+NEIGHBOURS = 12  # lines of a file that may share their material: they go into one fold
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,11 +133,12 @@ def _text(fit: Fit, sharpness: float, threshold: float) -> str:
 
 def _calibrated(own: list[Case], public: list[Case], rng: Random) -> str:
     """Sharpness and threshold from cases that the model did not see; then a fit to all."""
-    shuffled = rng.sample(own, len(own))
+    groups = [own[at : at + NEIGHBOURS] for at in range(0, len(own), NEIGHBOURS)]
+    rng.shuffle(groups)
     scores, truth = [], []
     for fold in range(FOLDS):
-        unseen = shuffled[fold::FOLDS]
-        rest = [case for at, case in enumerate(shuffled) if at % FOLDS != fold]
+        unseen = list(chain.from_iterable(groups[fold::FOLDS]))
+        rest = [case for at, group in enumerate(groups) if at % FOLDS != fold for case in group]
         model = _model(_fit(_learnable(rest, public, rng)), 1.0, 0.0)
         scores += [model.scores(case.text, case.system) for case in unseen]
         truth += [SHAPES.index(case.shape) for case in unseen]

@@ -15,7 +15,7 @@ from router.query import Query
 from router.shapes import SHAPES, find_shape
 
 CASES = Path(__file__).resolve().parents[2] / "router" / "training" / "cases"
-LEAST_MACRO_F1 = 0.74  # what it reaches on calls nobody learnt from, less two cases in a hundred
+LEAST_MACRO_F1 = 0.85  # on calls nobody learnt from
 
 
 def test_macro_f1_on_the_cases_held_out() -> None:
