@@ -87,7 +87,7 @@ def controls(exchange_page: st.Page, *, has_shape: bool) -> None:
         wanted = st.text_input("Find an exchange", placeholder="req_… from X-Request-Id", width=250)
         st.toggle("Live", value=True, help="Refresh every few seconds", key="live", bind="query-params")
     if wanted:
-        st.switch_page(exchange_page, query_params={"id": wanted.strip()} | kept_parameters())
+        st.switch_page(exchange_page, query_params={"id": wanted.strip()})
 
 
 def view() -> View:

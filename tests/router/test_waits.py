@@ -147,3 +147,17 @@ def test_a_digest_teaches_what_its_outcomes_teach(waits_s: list[float], times: f
     other.absorb("general", digest, now + 100.0)
     for wait in (ttft_s, tpot_s):
         assert wait(other) == pytest.approx(wait(one), rel=0.25)
+
+
+def test_what_others_saw_before_a_target_became_slow_does_not_make_it_fast_again() -> None:
+    waits, now = settled()
+    for _ in range(4):
+        now = served(waits, now, 10.0)
+    digest = Digest()
+    for _ in range(10):
+        digest.add(Outcome("a", "general", "ok", 1.4, 0.4, 0.02, 51))
+    slow_s, found_s = ttft_s(waits), waits.first.changed_s
+    waits.absorb("general", digest, found_s + 0.5)  # these calls began before
+    assert (ttft_s(waits), tpot_s(waits)) == pytest.approx((slow_s, 0.2), rel=0.3)
+    waits.absorb("general", digest, now + 10.0)
+    assert (ttft_s(waits), tpot_s(waits)) == pytest.approx((0.4, 0.02), rel=0.3)
