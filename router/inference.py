@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from itertools import pairwise
 from math import exp, sqrt
 from zlib import decompress
 
@@ -131,8 +132,8 @@ def features(text: str, system: str = "") -> set[str]:
     end = _words(last)
     ends = [word[:_STEM] for word in end]
     found = {*wanted, *stems, *end, *ends}
-    found.update(map("{} {}".format, stems, stems[1:]))
-    found.update(map("{} {}".format, ends, ends[1:]))
+    found.update([f"{one} {two}" for one, two in pairwise(stems)])
+    found.update([f"{one} {two}" for one, two in pairwise(ends)])
     if stems:
         found.update(["^" + stem for stem in stems[:3]])
         found.add("^" + " ".join(stems[:2]))
@@ -143,7 +144,7 @@ def features(text: str, system: str = "") -> set[str]:
     if system:
         told = [word[:_STEM] for word in _words(system[:_SYSTEM].lower())]
         found.update(["s:" + stem for stem in told])
-        found.update(map("s:{} {}".format, told, told[1:]))
+        found.update([f"s:{one} {two}" for one, two in pairwise(told)])
     dense = not (first.isascii() and last.isascii()) and (_UNSPACED.findall(first), _UNSPACED.findall(last))
     if dense:
         for letters in dense:
@@ -177,18 +178,19 @@ def _zones(text: str) -> tuple[str, str, str]:
 def _words(text: str) -> list[str]:
     """Without the marks around them; what an apostrophe joins is two words."""
     pieces = text.replace("'", "' ").replace("’", "’ ").split()
-    return list(filter(None, [piece.strip(_MARKS) for piece in pieces]))
+    return [word for piece in pieces if (word := piece if piece.isalnum() else piece.strip(_MARKS))]
 
 
 def _form(text: str, first: str, body: str, system: str) -> list[str]:
     """How it is built: length, lines, signs. Buckets double, so that no exact length is learnt."""
     piece = text if len(text) <= 1_200 else text[:800] + text[-400:]
+    raw = piece.encode("utf-8", "surrogatepass")
     width = len(text) if text.isascii() else len(text) + 2 * len(_UNSPACED.findall(piece))
     found = [
         f"<length {(width * width).bit_length()}",
         f"<lines {piece.count(chr(10)).bit_length()}",
-        f"<digits {sum(map(piece.count, '0123456789')).bit_length()}",
-        f"<code {sum(map(piece.count, '{}();=<>_')).bit_length()}",
+        f"<digits {(len(raw) - len(raw.translate(None, b'0123456789'))).bit_length()}",
+        f"<code {(len(raw) - len(raw.translate(None, b'{}();=<>_'))).bit_length()}",
         "<system" if system else "<no system",
     ]
     found += ["<" + sign for sign in _SIGNS if sign in piece]
