@@ -15,6 +15,7 @@ _CALL = {
     "model": "auto",
     "stream": True,
     "messages": [{"role": "user", "content": "Say hello in five words."}],
+    "max_tokens": 100,  # a small model may never come to an end by itself
 }
 
 
