@@ -7,6 +7,7 @@ every axis. Font, background and grid come from Streamlit's theme, so the figure
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -33,17 +34,24 @@ class Axis:
     end: datetime
 
 
-def calls(traffic: pd.DataFrame, axis: Axis, colour: dict[str, str]) -> go.Figure:
+def calls(traffic: pd.DataFrame, axis: Axis, colour: Mapping[str, str]) -> go.Figure:
     """Stacked columns, one colour a target. `traffic` has at, target, calls."""
-    figure = over_time(axis, f"calls per {axis.bucket_label}")
-    counts = traffic.groupby(["target", "at"])["calls"].sum()
-    for target in _targets(traffic):
+    return by_target(traffic, "calls", axis, colour, f"calls per {axis.bucket_label}", "%{y:,} calls")
+
+
+def by_target(
+    rows: pd.DataFrame, what: str, axis: Axis, colour: Mapping[str, str], title: str, hover: str
+) -> go.Figure:
+    """Stacked columns of the sums of column `what`, one colour a target. `rows` has at and target beside it."""
+    figure = over_time(axis, title)
+    sums = rows.groupby(["target", "at"])[what].sum()
+    for target in _targets(rows):
         figure.add_bar(
             x=axis.buckets,
-            y=counts[target].reindex(axis.buckets, fill_value=0),
+            y=sums[target].reindex(axis.buckets, fill_value=0),
             name=target,
             marker={"color": colour[target], "line": {"width": 0}},
-            hovertemplate="%{y:,} calls",
+            hovertemplate=hover,
         )
     figure.update_layout(barmode="stack", bargap=0.15)
     return figure

@@ -13,6 +13,7 @@ from router.learnt import Learnt
 from router.waits import Waits
 
 ENOUGH_SAMPLES = 3.0
+PRIOR_SUCCESSES, PRIOR_CALLS = 9.0, 10.0  # what is believed of a target before it is known
 RATE_EVIDENCE = 20.0  # a rate of timeouts or truncations over fewer calls than this is chance
 P95_EVIDENCE = 200.0  # of so many calls ten are beyond the p95: as good as a guess
 UNHEARD_S = 600.0  # a target may be e times as fast after so long; the logarithm grows with the root of time
@@ -90,7 +91,7 @@ def read_out(shape: str, own: Learnt, pooled: Learnt, waits: Waits, now: float) 
         output_tokens_sum=mine.output_tokens / one,
         output_weight=mine.outputs / one,
         cost_usd=_cost_usd(own, pooled, one, one_of_all),
-        success_share=(mine.succeeded / one + 9.0) / (calls + 10.0),  # a Beta's mean; prior nine of ten
+        success_share=(mine.succeeded / one + PRIOR_SUCCESSES) / (calls + PRIOR_CALLS),  # a Beta's mean
         calls=calls,
         timed_out=mine.timed_out / one,
         timeout_rate=mine.timed_out / one / calls if is_rated else None,

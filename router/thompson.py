@@ -14,8 +14,8 @@ from statistics import NormalDist
 from zlib import crc32
 
 from router.decision import Belief, Candidate
+from router.outlook import PRIOR_SUCCESSES
 
-PRIOR_SUCCESSES = 9.0  # of ten, as `Outlook.success_share` has it
 DRAW_BITS, STEP_BITS = 32, 10
 # Draws are taken in steps of a thousandth: their normal quantiles are looked up.
 _QUANTILES = [NormalDist().inv_cdf((step + 0.5) / 2**STEP_BITS) for step in range(2**STEP_BITS)]

@@ -7,23 +7,14 @@ from collections.abc import Mapping
 import pandas as pd
 import plotly.graph_objects as go
 
-from dashboard.charts import Axis, blank, over_time
+from dashboard import charts
+from dashboard.charts import Axis, blank
 
 
 def by_target(spending: pd.DataFrame, axis: Axis, colour: Mapping[str, str]) -> go.Figure:
     """Stacked columns, one colour a target. `spending` has at, target, cost_usd."""
-    figure = over_time(axis, f"cost (USD per {axis.bucket_label})")
-    costs = spending.groupby(["target", "at"])["cost_usd"].sum()
-    for target in sorted({*spending["target"]}):
-        figure.add_bar(
-            x=axis.buckets,
-            y=costs[target].reindex(axis.buckets, fill_value=0),
-            name=target,
-            marker={"color": colour[target], "line": {"width": 0}},
-            hovertemplate="$%{y:.6f}",
-        )
-    figure.update_layout(barmode="stack", bargap=0.15)
-    return figure
+    title = f"cost (USD per {axis.bucket_label})"
+    return charts.by_target(spending, "cost_usd", axis, colour, title, "$%{y:.6f}")
 
 
 def by_workflow(by_end: pd.DataFrame, colour: Mapping[str, str]) -> go.Figure:
