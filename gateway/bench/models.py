@@ -1,7 +1,7 @@
-"""`sparkgate bench models`: the same prompt many times against model names of a running gateway, over real HTTP.
+"""`sparkgate bench models`: the same prompts many times against model names of a running gateway, over real HTTP.
 
-In: a `Plan`. Out: `Sample`s, handed over one by one, so that an interrupted run keeps what it has. Runs are
-interleaved over the models, so that drift of machine and network hits all alike. Knows no database and no terminal.
+In: a `Plan`. Out: `Sample`s and answers, handed over one by one, so that an interrupted run keeps what it has. Runs
+are interleaved over the models, so that drift of machine and network hits all alike. Knows no database and no terminal.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from typing import Any
 import aiohttp
 import orjson
 
+from gateway.bench.prompts import Prompt
 from gateway.bench.samples import Sample
 
-DEFAULT_PROMPT = "Explain in three sentences why the sky is blue."
+Keep = Callable[[Sample, str], None]  # with each sample the answer's text
 _CONNECT_S = 10.0
 _FIRST_TOKEN_KEYS = ("content", "refusal", "reasoning_content", "reasoning", "tool_calls", "function_call")
 
@@ -28,26 +29,30 @@ class GatewayUnreachable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to measure. `timeout_s` is the patience of this client, for one whole call."""
+    """What to measure: `runs` calls a model, the prompts in turn, `max_tokens` where a prompt has no limit of its own.
+
+    `timeout_s` is the patience of this client, for one whole call.
+    """
 
     url: str
     models: tuple[str, ...]
     runs: int
-    prompt: str = DEFAULT_PROMPT
-    max_tokens: int = 128
+    prompts: tuple[Prompt, ...]
+    max_tokens: int = 256
+    stream: bool = True
     concurrency: int = 1
     timeout_s: float = 300.0
     api_key: str = field(default="", repr=False)
 
-    def calls(self) -> Iterator[tuple[str, int]]:
-        """(model, run): every run calls all models, each time beginning with another one."""
+    def calls(self) -> Iterator[tuple[str, int, Prompt]]:
+        """(model, run, prompt): every run calls all models, each time beginning with another one."""
         for run in range(self.runs):
-            shift = run % len(self.models)
+            shift, prompt = run % len(self.models), self.prompts[run % len(self.prompts)]
             for model in self.models[shift:] + self.models[:shift]:
-                yield model, run
+                yield model, run, prompt
 
 
-async def measure(plan: Plan, keep: Callable[[Sample], None]) -> None:
+async def measure(plan: Plan, keep: Keep) -> None:
     """Make all calls of the plan, `plan.concurrency` at a time. Raises GatewayUnreachable before the first."""
     timeout = aiohttp.ClientTimeout(total=plan.timeout_s, sock_connect=_CONNECT_S)
     headers = {"Authorization": f"Bearer {plan.api_key}"}
@@ -57,8 +62,8 @@ async def measure(plan: Plan, keep: Callable[[Sample], None]) -> None:
         calls = plan.calls()  # shared by the lanes: each takes the next call that nobody has
 
         async def lane() -> None:
-            for model, run in calls:
-                keep(await _call(session, plan, model, run))
+            for model, run, prompt in calls:
+                keep(*await _call(session, plan, model, run, prompt))
 
         async with asyncio.TaskGroup() as lanes:
             for _ in range(plan.concurrency):
@@ -78,20 +83,26 @@ async def _check(session: aiohttp.ClientSession, url: str) -> None:
     raise GatewayUnreachable(f"the gateway at {url} refused ({answer.status} {code}): {message}")
 
 
-async def _call(session: aiohttp.ClientSession, plan: Plan, model: str, run: int) -> Sample:
-    body = {
+async def _call(
+    session: aiohttp.ClientSession, plan: Plan, model: str, run: int, prompt: Prompt
+) -> tuple[Sample, str]:
+    body: dict[str, Any] = {
         "model": model,
-        "messages": [{"role": "user", "content": plan.prompt}],
-        "max_tokens": plan.max_tokens,
-        "stream": True,
-        "stream_options": {"include_usage": True},
+        "messages": prompt.messages,
+        "max_tokens": prompt.max_tokens or plan.max_tokens,
     }
+    if plan.stream:
+        body |= {"stream": True, "stream_options": {"include_usage": True}}
+    if prompt.response_format is not None:
+        body["response_format"] = prompt.response_format
     seen = _Seen(time.perf_counter())
     try:
         async with session.post(f"{plan.url}/v1/chat/completions", json=body) as answer:
             seen.status, seen.headers = answer.status, answer.headers
-            if answer.status == 200:
+            if answer.status == 200 and plan.stream:
                 await seen.stream(_events(answer))
+            elif answer.status == 200:
+                seen.whole(orjson.loads(await answer.read()))
             else:
                 seen.error_code, _ = _error_of(await answer.read(), answer.status)
     except TimeoutError:
@@ -100,7 +111,7 @@ async def _call(session: aiohttp.ClientSession, plan: Plan, model: str, run: int
         seen.error_code = "connect_error"
     except (aiohttp.ClientError, ValueError):
         seen.error_code = "cut_off" if seen.status else "connect_error"
-    return seen.sample(model, run)
+    return seen.sample(model, run, prompt.name), "".join(seen.text)
 
 
 @dataclass(slots=True)
@@ -113,6 +124,17 @@ class _Seen:
     ttft_s: float | None = None
     output_tokens: int | None = None
     error_code: str | None = None
+    text: list[str] = field(default_factory=list)
+    ended: float | None = None
+
+    def whole(self, body: Any) -> None:
+        """An answer that was not streamed. Raises ValueError for what is none."""
+        self.ended = time.perf_counter()
+        try:
+            self.text.append(body["choices"][0]["message"].get("content") or "")
+            self._count(body.get("usage"))
+        except (KeyError, IndexError, TypeError, AttributeError):
+            raise ValueError("no answer of chat completions") from None
 
     async def stream(self, events: AsyncIterator[dict[str, Any] | None]) -> None:
         """Read to the end mark; a stream that ends without it was cut off."""
@@ -124,16 +146,20 @@ class _Seen:
                 return
             if self.ttft_s is None and _has_token(event):
                 self.ttft_s = time.perf_counter() - self.began
-            usage = event.get("usage")
-            if isinstance(usage, dict):
-                self.output_tokens = usage.get("completion_tokens")
+            self.text += _content(event)
+            self._count(event.get("usage"))
         self.error_code = "cut_off"
 
-    def sample(self, model: str, run: int) -> Sample:
+    def _count(self, usage: Any) -> None:
+        if isinstance(usage, dict):
+            self.output_tokens = usage.get("completion_tokens")
+
+    def sample(self, model: str, run: int, prompt: str) -> Sample:
         return Sample(
             model=model,
             run=run,
-            total_s=time.perf_counter() - self.began,
+            prompt=prompt,
+            total_s=(self.ended or time.perf_counter()) - self.began,
             ttft_s=self.ttft_s,
             output_tokens=self.output_tokens,
             error_code=self.error_code,
@@ -163,6 +189,11 @@ def _has_token(event: dict[str, Any]) -> bool:
         for choice in event.get("choices") or []
         for key in _FIRST_TOKEN_KEYS
     )
+
+
+def _content(event: dict[str, Any]) -> list[str]:
+    pieces = [(choice.get("delta") or {}).get("content") for choice in event.get("choices") or []]
+    return [piece for piece in pieces if isinstance(piece, str)]
 
 
 def _error_of(body: bytes, status: int) -> tuple[str, str]:

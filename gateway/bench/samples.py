@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
+
+from gateway.bench.prompts import Check, Prompt
 
 # Below these, the percentile is the largest sample or close to it: one outlier decides.
 NEEDED = {"p50": 1, "p95": 20, "p99": 100}
@@ -19,7 +21,10 @@ _SHARES = {"p50": 0.50, "p95": 0.95, "p99": 0.99}
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One call as its client saw it. Times from sending the request; `error_code` None means it ended well."""
+    """One call as its client saw it. Times from sending the request; `error_code` None means it ended well.
+
+    A call whose prompt has a check is a task of its own: completed, or not.
+    """
 
     model: str
     run: int
@@ -31,6 +36,8 @@ class Sample:
     target: str | None = None
     request_id: str | None = None
     cost_usd: float | None = None
+    prompt: str | None = None  # its name
+    completed: bool | None = None  # whether its prompt's check passed; None: it has none, or it was not run
 
     @property
     def tokens_per_s(self) -> float | None:
@@ -61,7 +68,10 @@ class Percentiles:
 
 @dataclass(frozen=True, slots=True)
 class ModelReport:
-    """What was measured of one model name. `cost_usd` is of the calls whose cost is known, None when none is."""
+    """What was measured of one model name. `cost_usd` is of the calls whose cost is known, None when none is.
+
+    `cost_per_completed_usd` is the cost of all calls that were checked ÷ those that passed; None where any is unknown.
+    """
 
     model: str
     calls: int
@@ -72,13 +82,20 @@ class ModelReport:
     targets: dict[str, int] = field(default_factory=dict)
     cost_usd: float | None = None
     unpriced: int = 0
+    checked: int = 0
+    completed: int = 0
+    cost_per_completed_usd: float | None = None
 
     @property
     def error_rate(self) -> float:
         return sum(self.errors.values()) / self.calls
 
+    @property
+    def completion_rate(self) -> float | None:
+        return self.completed / self.checked if self.checked else None
+
     def as_json(self) -> dict[str, Any]:
-        return asdict(self) | {"error_rate": self.error_rate}
+        return asdict(self) | {"error_rate": self.error_rate, "completion_rate": self.completion_rate}
 
 
 def nearest_rank(ordered: Sequence[float], share: float) -> float | None:
@@ -100,9 +117,27 @@ def with_costs(samples: Iterable[Sample], costs_usd: dict[str, float]) -> list[S
     return [replace(sample, cost_usd=costs_usd.get(sample.request_id or "")) for sample in samples]
 
 
+def judged(
+    samples: Iterable[Sample],
+    answers: Iterable[str],
+    prompts: Sequence[Prompt],
+    passes: Callable[[Check, str], bool | None],
+) -> list[Sample]:
+    """With what their checks say of the answers. A call that failed has not completed its task."""
+    checks = {prompt.name: prompt.check for prompt in prompts}
+    found = []
+    for sample, answer in zip(samples, answers, strict=True):
+        check = checks.get(sample.prompt or "")
+        completed = None if check is None else passes(check, answer)
+        found.append(replace(sample, completed=completed and sample.error_code is None))
+    return found
+
+
 def _report(model: str, samples: Sequence[Sample]) -> ModelReport:
     good = [sample for sample in samples if sample.error_code is None]
     costs = [sample.cost_usd for sample in samples if sample.cost_usd is not None]
+    checked = [sample for sample in samples if sample.completed is not None]
+    completed = sum(sample.completed is True for sample in checked)
     return ModelReport(
         model=model,
         calls=len(samples),
@@ -113,4 +148,13 @@ def _report(model: str, samples: Sequence[Sample]) -> ModelReport:
         targets=dict(Counter(sample.target for sample in samples if sample.target)),
         cost_usd=sum(costs) if costs else None,
         unpriced=len(samples) - len(costs),
+        checked=len(checked),
+        completed=completed,
+        cost_per_completed_usd=_cost_per_completed(checked, completed),
     )
+
+
+def _cost_per_completed(checked: Sequence[Sample], completed: int) -> float | None:
+    costs = [sample.cost_usd for sample in checked]
+    known = [cost for cost in costs if cost is not None]
+    return sum(known) / completed if completed and len(known) == len(costs) else None

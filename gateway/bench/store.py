@@ -1,17 +1,18 @@
-"""Benchmark runs in Postgres: written once, whole; and what the ledger says its calls cost.
+"""Benchmark runs in Postgres: written once, whole, and read back; and what the ledger says its calls cost.
 
-In: a database URL and JSON values. Out: a row of `bench_runs`. Raises what the database raises.
+In: a database URL and JSON values. Out: rows of `bench_runs`. Raises what the database raises.
 """
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ARRAY, any_, bindparam, insert, select
+from sqlalchemy import ARRAY, Text, any_, bindparam, cast, insert, select
 from sqlalchemy.dialects import postgresql
 
 from gateway.ledger import tables
@@ -31,6 +32,37 @@ def save(url: str, kind: str, started_at: datetime, settings: Any, results: Any)
     finally:
         engine.dispose()
     return run_id
+
+
+def find(url: str, name: str, kind: str | None = None) -> list[dict[str, Any]]:
+    """Rows of `bench_runs`: `latest`, `latest~N` (N before it), or the newest two whose id begins so."""
+    runs, engine = tables.bench_runs, create_engine(url, application="sparkgate bench")
+    query = select(runs).order_by(runs.c.started_at.desc(), runs.c.id.desc())
+    if kind is not None:
+        query = query.where(runs.c.kind == kind)
+    if back := re.fullmatch(r"latest(?:~(\d{1,6}))?", name):
+        query = query.offset(int(back[1] or 0)).limit(1)
+    else:
+        query = query.where(cast(runs.c.id, Text).startswith(name.lower(), autoescape=True)).limit(2)
+    try:
+        with engine.connect() as connection:
+            return [dict(row) for row in connection.execute(query).mappings()]
+    finally:
+        engine.dispose()
+
+
+def newest(url: str, kind: str | None, limit: int) -> list[dict[str, Any]]:
+    """The newest runs without their results: id, kind, started_at, settings."""
+    runs, engine = tables.bench_runs, create_engine(url, application="sparkgate bench")
+    columns = (runs.c.id, runs.c.kind, runs.c.started_at, runs.c.settings)
+    query = select(*columns).order_by(runs.c.started_at.desc(), runs.c.id.desc()).limit(limit)
+    if kind is not None:
+        query = query.where(runs.c.kind == kind)
+    try:
+        with engine.connect() as connection:
+            return [dict(row) for row in connection.execute(query).mappings()]
+    finally:
+        engine.dispose()
 
 
 def costs_usd(url: str, request_ids: Iterable[str]) -> dict[str, float]:

@@ -13,6 +13,7 @@ from aiohttp import web
 
 KEY = "sk-bench-test"
 TOKENS = 6
+ANSWER = "w0 w1 w2 w3 w4 w5 "
 GAP_S = 0.002
 
 
@@ -38,6 +39,10 @@ class Gateway:
         if body["model"] == "refusing":
             error = {"message": "full", "code": "ledger_full"}
             return web.json_response({"error": error}, status=503, headers=headers)
+        if not body.get("stream"):
+            usage = {"prompt_tokens": 3, "completion_tokens": TOKENS}
+            choices = [{"message": {"role": "assistant", "content": ANSWER}}]
+            return web.json_response({"choices": choices, "usage": usage}, headers=headers)
         answer = web.StreamResponse(headers=headers | {"Content-Type": "text/event-stream"})
         await answer.prepare(request)
         await self._stream(answer, str(body["model"]))

@@ -16,13 +16,14 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
-from sqlalchemy import insert, select
+from sqlalchemy import insert, select, update
 
 from gateway.bench.models import GatewayUnreachable, Plan, measure
+from gateway.bench.prompts import Prompt, load, one
 from gateway.bench.samples import Sample
 from gateway.ledger import tables
 from gateway.ledger.database import create_engine
-from tests.gateway.bench.server import KEY, TOKENS, Gateway, serving
+from tests.gateway.bench.server import ANSWER, KEY, TOKENS, Gateway, serving
 
 
 @pytest.fixture
@@ -32,14 +33,19 @@ def gateway() -> Iterator[Gateway]:
 
 
 def measured(gateway: Gateway, *models: str, **how: object) -> list[Sample]:
-    samples: list[Sample] = []
-    settings: dict[str, object] = {"runs": 1, "api_key": KEY} | how
-    asyncio.run(measure(Plan(url=gateway.url, models=models, **settings), samples.append))  # type: ignore[arg-type]
-    return samples
+    return [sample for sample, _ in answered(gateway, *models, **how)]
+
+
+def answered(gateway: Gateway, *models: str, **how: object) -> list[tuple[Sample, str]]:
+    found: list[tuple[Sample, str]] = []
+    settings: dict[str, object] = {"runs": 1, "api_key": KEY, "prompts": one("Say six words.")} | how
+    plan = Plan(url=gateway.url, models=models, **settings)  # type: ignore[arg-type]
+    asyncio.run(measure(plan, lambda sample, answer: found.append((sample, answer))))
+    return found
 
 
 def test_a_good_call_is_timed_and_its_tokens_are_counted_from_usage(gateway: Gateway) -> None:
-    (sample,) = measured(gateway, "auto", prompt="Say six words.", max_tokens=9)
+    (sample,) = measured(gateway, "auto", max_tokens=9)
     assert (sample.error_code, sample.status, sample.output_tokens) == (None, 200, TOKENS)
     assert (sample.target, sample.request_id) == ("target-of-auto", gateway.request_ids[0])
     assert sample.ttft_s is not None
@@ -53,6 +59,25 @@ def test_a_good_call_is_timed_and_its_tokens_are_counted_from_usage(gateway: Gat
             "stream_options": {"include_usage": True},
         }
     ]
+
+
+def test_an_answer_that_is_not_streamed_has_no_first_token(gateway: Gateway) -> None:
+    ((sample, answer),) = answered(gateway, "auto", stream=False)
+    assert (sample.error_code, sample.ttft_s, sample.output_tokens) == (None, None, TOKENS)
+    assert answer == ANSWER
+    assert "stream" not in gateway.bodies[0]
+
+
+def test_prompts_take_turns_and_the_answers_text_comes_with_each_sample(gateway: Gateway) -> None:
+    prompts = (
+        Prompt("first", ({"role": "user", "content": "a"},)),
+        Prompt("second", ({"role": "user", "content": "b"},), 5, {"type": "json_object"}),
+    )
+    found = answered(gateway, "auto", "other", runs=3, prompts=prompts, max_tokens=9)
+    assert [sample.prompt for sample, _ in found] == ["first", "first", "second", "second", "first", "first"]
+    assert {answer for _, answer in found} == {ANSWER}
+    assert [body["max_tokens"] for body in gateway.bodies] == [9, 9, 5, 5, 9, 9]
+    assert [body.get("response_format") for body in gateway.bodies][1:3] == [None, {"type": "json_object"}]
 
 
 @pytest.mark.parametrize(
@@ -214,3 +239,78 @@ def test_the_first_key_is_found_in_the_data_directory(
     code, out, err = finished(command(gateway, clean_database_url, tmp_path, *arguments, key=None))
     assert code == 0, err
     assert json.loads(out)["models"][0]["errors"] == {}
+
+
+def test_checks_tell_how_many_tasks_were_completed(
+    gateway: Gateway, clean_database_url: str, tmp_path: Path
+) -> None:
+    checks = [{"exact": ANSWER}, {"regex": "w9"}, {"unit_test": "assert True"}]
+    lines = [json.dumps({"prompt": str(check), "check": check}) for check in checks]
+    (tmp_path / "mine.jsonl").write_text("\n".join(lines))
+    arguments = ("auto", "cut", "--runs", "6", "--prompts", "mine.jsonl", "--plot", "runs.svg")
+    code, out, err = finished(command(gateway, clean_database_url, tmp_path, *arguments, "--json"))
+    assert code == 0, err
+    good, cut = json.loads(out)["models"]
+    assert (good["checked"], good["completed"], good["completion_rate"]) == (4, 2, 0.5)
+    assert (cut["checked"], cut["completed"]) == (4, 0)
+    assert "a unit test, which was not run" in err
+    assert "2 of 4" in (tmp_path / "runs.svg").read_text()
+    code, out, _ = finished(command(gateway, clean_database_url, tmp_path, *arguments))
+    assert code == 0
+    assert "2 of 4 (15–85 %)" in out
+
+
+def test_the_text_of_prompts_is_not_stored(gateway: Gateway, clean_database_url: str, tmp_path: Path) -> None:
+    private = "a prompt that is nobody's business"
+    code, out, err = finished(
+        command(gateway, clean_database_url, tmp_path, "auto", "--runs", "1", "--prompt", private, "--json")
+    )
+    assert code == 0, err
+    assert private not in out
+
+
+def test_bundled_prompts_are_asked_unless_told_otherwise(
+    gateway: Gateway, clean_database_url: str, tmp_path: Path
+) -> None:
+    runs = len(load())
+    code, out, err = finished(
+        command(gateway, clean_database_url, tmp_path, "auto", "--runs", str(runs), "--json")
+    )
+    assert code == 0, err
+    assert json.loads(out)["settings"]["prompts"] == [prompt.name for prompt in load()]
+
+
+def test_bad_prompts_are_all_told_before_anything_is_asked(
+    gateway: Gateway, clean_database_url: str, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.jsonl").write_text('{"prompt": 3}\n\nnot json\n')
+    arguments = ("auto", "--prompts", "mine.jsonl")
+    code, _, err = finished(command(gateway, clean_database_url, tmp_path, *arguments))
+    assert code == 2
+    assert "mine.jsonl:1: prompt:" in err
+    assert "mine.jsonl:3: no JSON" in err
+    assert gateway.bodies == []
+
+
+def test_every_repeats_when_due_and_compares(
+    gateway: Gateway, clean_database_url: str, tmp_path: Path
+) -> None:
+    arguments = ("auto", "--runs", "6", "--prompt", "Say six words.")
+    code, _, err = finished(command(gateway, clean_database_url, tmp_path, *arguments))
+    assert code == 0, err
+    engine = create_engine(clean_database_url)
+    with engine.begin() as connection:  # as if it had been a month ago
+        connection.execute(update(tables.bench_runs).values(started_at=datetime(2026, 1, 1, tzinfo=UTC)))
+    engine.dispose()
+    process = command(gateway, clean_database_url, tmp_path, *arguments, "--every", "30d")
+    assert process.stderr is not None
+    said = ""
+    while "The next run is due on" not in said:
+        said += process.stderr.read(1)
+        assert process.poll() is None, said
+    process.send_signal(signal.SIGINT)
+    code, out, _ = finished(process)
+    assert code == 130
+    assert len(gateway.bodies) == 12
+    assert "no difference" in out
+    assert "error rate" in out
