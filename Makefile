@@ -15,7 +15,7 @@ CODE := gateway router engine dashboard migrations tests
 ARGS ?=
 TESTS ?=
 
-.PHONY: help setup up test test-gpu test-faults test-training lint fmt browser clean
+.PHONY: help setup up test test-examples test-gpu test-faults test-kills test-training lint fmt browser clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 10
@@ -28,6 +28,9 @@ up: setup  ## start everything; Ctrl-C stops it
 test: lint browser  ## lint, types and the whole test suite, in two processes that take file by file
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(TESTS)
 
+test-examples: $(VENV)/.installed-dev $(VENV)-examples/.installed  ## the examples, with real client libraries in a .venv-examples of their own
+	$(BIN)/python -m pytest tests/examples $(TESTS)
+
 test-gpu: $(VENV)/.installed-dev  ## the tests that need a CUDA device, on this machine's
 	@$(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || { \
 		echo "make test-gpu needs a CUDA device, and this PyTorch sees none." >&2; exit 1; }
@@ -36,6 +39,9 @@ test-gpu: $(VENV)/.installed-dev  ## the tests that need a CUDA device, on this 
 test-faults: $(VENV)/.installed-dev  ## a thousand broken streams, and a thousand departures of clients
 	SPARKGATE_EXAMPLES=1000 $(BIN)/python -m pytest -s tests/gateway/dispatch/test_stream_properties.py \
 		tests/gateway/dispatch/test_disconnects.py $(TESTS)
+
+test-kills: $(VENV)/.installed-dev  ## twenty kill -9 under load, and two minutes without a database
+	SPARKGATE_KILLS=20 SPARKGATE_OUTAGE_S=120 $(BIN)/python -m pytest -s tests/system/test_ledger_kills.py $(TESTS)
 
 test-training: $(VENV)/.installed-dev  ## the bundled drafter's recipe for five minutes; SPARKGATE_TEST_DATA has its data
 	SPARKGATE_TRAIN_MINUTES=5 $(BIN)/python -m pytest -s tests/engine/training/test_reproduction.py $(TESTS)
@@ -50,7 +56,7 @@ fmt: $(VENV)/.installed-dev  ## format the code
 	$(BIN)/ruff format .
 
 clean:  ## remove .venv, caches and build output; the data directory stays
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-examples build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps make a second call instant: pip runs again only when what is to be installed has changed.
@@ -65,6 +71,11 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing into $(VENV), with what the tests need (about 2 GB on disk; minutes at the first time)"
 	$(INSTALL) -e '.[all,dev]'
 	@touch $(VENV)/.installed $@
+
+$(VENV)-examples/.installed: examples/requirements.txt | $(BIN)/python
+	$(BIN)/python -m venv $(VENV)-examples
+	$(VENV)-examples/bin/python -m pip install --quiet --disable-pip-version-check -r examples/requirements.txt
+	@touch $@
 
 $(BIN)/python:
 	@$(or $(PYTHON),false) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \

@@ -1,3 +1,3 @@
-"""The operator's dashboard: SQL in, charts out. Reads Postgres, imports nothing of the gateway, writes
-nothing.
+"""The operator's dashboard: SQL in, charts out. Reads Postgres and writes nothing there; policies are changed through
+the gateway's admin API. Imports nothing of the gateway.
 """

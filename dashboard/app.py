@@ -1,4 +1,4 @@
-"""Entry point: `python -m streamlit run dashboard/app.py`, with SPARKGATE_DATABASE_URL in the environment.
+"""What Streamlit draws at every turn: the page's frame, then the page. `serve` is the entry point.
 
 Names the pages and their order. Theme and quiet defaults are in `.streamlit/config.toml` beside this file.
 """
@@ -9,13 +9,14 @@ from pathlib import Path
 
 import streamlit as st
 
-from dashboard import frame
+from dashboard import access, frame
 from dashboard.benchmarks.page import benchmarks
 from dashboard.costs.page import costs
 from dashboard.engines.page import engine
 from dashboard.exchange import exchange
 from dashboard.latency.page import latency
 from dashboard.overview import overview
+from dashboard.policies.page import policies
 from dashboard.routing.page import routing
 
 _PAGES = {
@@ -25,8 +26,9 @@ _PAGES = {
     "Tasks and cost": costs,
     "Engine": engine,
     "Benchmarks": benchmarks,
+    "Policies": policies,
 }
-_SPANLESS = {"Benchmarks", "Exchange"}
+_SPANLESS = {"Benchmarks", "Policies", "Exchange"}
 _OF_ALL_SHAPES = {"Tasks and cost", "Engine"}
 
 st.set_page_config(page_title="sparkgate", page_icon="⚡", layout="wide")
@@ -38,6 +40,9 @@ _pages = [
 _exchange_page = st.Page(exchange, title="Exchange", url_path="exchange")
 _chosen = st.navigation([*_pages, _exchange_page], position="hidden")
 frame.head(_pages)
+if access.is_over():
+    frame.ask_again()
+    st.stop()
 if _chosen.title not in _SPANLESS:
     frame.controls(_exchange_page, has_shape=_chosen.title not in _OF_ALL_SHAPES)
 _chosen.run()

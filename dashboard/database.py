@@ -5,6 +5,8 @@ In: SQL text with named parameters. Out: DataFrames. Knows nothing of what is as
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pandas as pd
@@ -12,7 +14,8 @@ from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError, SQLAlchemyError
 
 # A dashboard must never hold up the ledger: it cannot write, and gives up on a scan that takes too long.
-_SESSION = "-c default_transaction_read_only=on -c statement_timeout=30000 -c timezone=UTC"
+# Histograms are merged in memory; what is read here is over before it could be compiled.
+_SESSION = "-c default_transaction_read_only=on -c statement_timeout=30000 -c timezone=UTC -c work_mem=32MB -c jit=off"
 
 
 class LedgerUnavailable(Exception):
@@ -46,10 +49,23 @@ def connect(url: str) -> Engine:
 
 def read(engine: Engine, sql: str, **parameters: Any) -> pd.DataFrame:
     """Rows as a DataFrame with the query's column names. Raises LedgerUnavailable."""
+    return read_each(engine, sql, [parameters])
+
+
+def read_each(
+    engine: Engine, sql: str, each: Iterable[Mapping[str, Any]], most: float = math.inf
+) -> pd.DataFrame:
+    """The same of a statement that is run with one set of parameters after the other, until there are `most` rows."""
+    columns: list[str] = []
+    rows: list[Any] = []
     try:
         with engine.connect() as connection:
-            result = connection.execute(text(sql), parameters)
-            return pd.DataFrame(result.fetchall(), columns=list(result.keys()))
+            for parameters in each:
+                result = connection.execute(text(sql), parameters)
+                columns, rows = list(result.keys()), [*rows, *result]
+                if len(rows) >= most:
+                    break
+            return pd.DataFrame(rows, columns=columns)
     except ProgrammingError as error:
         raise _unusable(error) from error
     except OperationalError as error:

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from dashboard import charts, explanation, figures, lookups, markup, page, queries, tables
+from dashboard import charts, explanation, figures, markup, page, queries, rows, tables
 from dashboard.database import LedgerUnavailable
 from dashboard.palette import colours
 
@@ -38,13 +38,13 @@ def _once(written: str) -> None:
 
 def _show(written: str) -> bool:
     """False when there may be something to show later."""
-    exchange_id = lookups.parse_request_id(written)
+    exchange_id = rows.parse_request_id(written)
     if exchange_id is None:
         body = "A request id is req_ and 32 hex digits, as in the header X-Request-Id of an answer."
         page.show(markup.box("bad", "This is not a request id", body))
         return True
     ledger = page.ledger()
-    found = lookups.exchange(ledger, exchange_id)
+    found = rows.exchange(ledger, exchange_id)
     if found.empty:
         body = (
             "A call is recorded when its answer has ended, and dropped when its retention is over. "
@@ -53,7 +53,7 @@ def _show(written: str) -> bool:
         page.show(markup.box("info", "No exchange has this id", body))
         return False
     row = found.to_dict("records")[0]
-    attempts = lookups.attempts(ledger, exchange_id, row["started_at"])
+    attempts = rows.attempts(ledger, exchange_id, row["started_at"], row["total_s"])
     names = explanation.targets_named(row["decision"])
     colour = colours(queries.targets(ledger)["name"], {*names, *attempts["target"]})
     _facts(row)

@@ -1,7 +1,7 @@
 """A decision and the attempts that followed, as tables.
 
 In: the ledger's `decision` JSON (candidates in order with their predictions, rejections, the reason in a
-sentence) and the frame of `lookups.attempts`. Out: HTML. Fields that a later version adds are shown too.
+sentence) and the frame of `rows.attempts`. Out: HTML. Fields that a later version adds are shown too.
 """
 
 from __future__ import annotations

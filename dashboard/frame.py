@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 import streamlit as st
 from sqlalchemy import Engine
 
-from dashboard import markup, page, sums
+from dashboard import access, markup, page, sums
 from dashboard.database import LedgerUnavailable
 from dashboard.markup import Html
 from dashboard.spans import SPANS, Span
@@ -55,7 +55,7 @@ def head(pages: Iterable[st.Page]) -> None:
         page.show(Html('<div class="sg-brand"><b>sparkgate</b></div>'))
         for each in pages:
             st.page_link(each, query_params=kept_parameters())
-        page.show(_themes())
+        page.show(Html(f'<div class="sg-aside">{markup.join([_themes(), _who()])}</div>'))
 
 
 def _themes() -> Html:
@@ -66,6 +66,27 @@ def _themes() -> Html:
         for name, option in _THEMES.items()
     ]
     return Html(f'<div class="sg-themes">{" · ".join(links)}</div>')
+
+
+def _who() -> Html:
+    reader = access.reader()
+    if reader is None:
+        return Html(f'<div><a href="{way_in()}" target="_self">Sign in</a></div>')
+    name = markup.hinted(reader.name, f"signed in with a key of scope {reader.scope}")
+    return Html(f'<div>{name} · <a href="sign-out" target="_self">Sign out</a></div>')
+
+
+def way_in() -> str:
+    """The address of the sign-in page, which leads back here."""
+    here = urlsplit(st.context.url or "")._replace(
+        scheme="", netloc="", query=urlencode(dict(st.query_params) | kept_parameters())
+    )
+    return markup.safe(f"sign-in?{urlencode({'next': here.geturl() or '/'})}")
+
+
+def ask_again() -> None:
+    link = Html(f'<a href="{way_in()}" target="_self">Sign in again</a>.')
+    page.show(markup.box("info", "Your session has ended", link))
 
 
 def _embedding(option: str) -> dict[str, str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from sqlalchemy import Engine
 
-from dashboard import frame, page, queries, sections, sums
+from dashboard import frame, page, queries, rows, sections, sums
 from dashboard.frame import View
 from dashboard.palette import colours
 
@@ -23,7 +23,7 @@ def _content(ledger: Engine, view: View) -> None:
     now, span, shape = page.now(), view.span, view.shape
     targets = queries.targets(ledger)
     sections.policy_error(queries.policies(ledger, limit=1))
-    newest = queries.newest_exchanges(ledger, span.start(now), shape, _SHOWN_EXCHANGES)
+    newest = rows.newest(ledger, span.start(now), shape, _SHOWN_EXCHANGES)
     if newest.empty:
         sections.nothing_yet(queries.last_call_at(ledger), span, shape, now)
         colour = colours(targets["name"], [])

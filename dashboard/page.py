@@ -1,12 +1,9 @@
 """What the pages share in a Streamlit session: the connection, the reader's clock and zone, the failure
 message.
-
-Knows Streamlit and the environment variable.
 """
 
 from __future__ import annotations
 
-import os
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -15,22 +12,16 @@ import plotly.graph_objects as go
 import streamlit as st
 from sqlalchemy import Engine
 
-from dashboard import markup, queries
+from dashboard import access, markup, queries
 from dashboard.database import LedgerUnavailable, connect
 from dashboard.markup import Html
-
-URL_VARIABLE = "SPARKGATE_DATABASE_URL"
+from dashboard.sessions import ledger_url
 
 
 def ledger() -> Engine:
-    """The connection pool of this process. Raises LedgerUnavailable."""
-    url = os.environ.get(URL_VARIABLE)
-    if not url:
-        raise LedgerUnavailable(
-            f"{URL_VARIABLE} is not set",
-            "Start the dashboard with `sparkgate dashboard`, or set the variable.",
-        )
-    return _pool(url)
+    """The connection pool of this process, for a reader who may see it. Raises LedgerUnavailable."""
+    access.demand()
+    return _pool(ledger_url())
 
 
 @st.cache_resource(show_spinner=False)

@@ -9,9 +9,11 @@ is at most 1 % away from every value in it. Quantiles are by nearest rank. Knows
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 GAMMA = 1.02
 FEW_SAMPLES = 20  # a p95 of fewer is the slowest or second slowest call, no more
@@ -43,10 +45,22 @@ def quantiles(buckets: pd.DataFrame, metric: str, by: Sequence[str]) -> pd.DataF
     return table
 
 
+def of_arrays(ks: Iterable[ArrayLike], ns: Iterable[ArrayLike]) -> pd.DataFrame:
+    """Columns n, p50, p95, p99 (seconds): one row for each histogram, its buckets in rising order."""
+    table = []
+    for k, n in zip(ks, ns, strict=True):
+        seen = np.cumsum(n)
+        ranks = [max(1, math.ceil(q * seen[-1] - 1e-9)) for q in QUANTILES.values()]
+        table.append([seen[-1], *(bucket_value_s(it) for it in np.asarray(k)[np.searchsorted(seen, ranks)])])
+    return pd.DataFrame(table, columns=["n", *QUANTILES])
+
+
 def overall(buckets: pd.DataFrame, metric: str) -> tuple[int, float | None, float | None, float | None]:
     """(samples, p50, p95, p99) over everything in `buckets`; None without samples."""
-    table = quantiles(buckets.assign(everything=0), metric, ["everything"])
-    if table.empty:
+    rows = buckets[buckets["metric"] == metric]
+    if rows.empty:
         return 0, None, None, None
-    row = table.iloc[0]
+    k, place = np.unique(rows["k"].to_numpy(int), return_inverse=True)
+    n = np.bincount(place, weights=rows["n"].to_numpy(float)).astype(int)
+    row = of_arrays([k], [n]).iloc[0]
     return int(row["n"]), float(row["p50"]), float(row["p95"]), float(row["p99"])

@@ -72,19 +72,20 @@ def measured(
     targets: pd.DataFrame,
     colour: dict[str, str],
 ) -> None:
-    everything = summarise(sums.traffic, sums.totals)
+    everything = summarise(sums.traffic, sums.buckets)
     page.show(cards.top_row(everything, summarise_tasks(sums.tasks), span.length_s))
     _charts(sums, span, colour)
-    advice.show(ledger, sums, shape)
-    by_target = summarise_by(sums.traffic, sums.totals, "target")
+    advice.show(ledger, sums, span, shape)
+    by_target = summarise_by(sums.traffic, sums.buckets, "target")
     with page.panel("by_target"):
         page.show(markup.heading("By target", f"latencies as callers saw them · {tables.FEW_NOTE}"))
         tries, shadows = tries_by_target(sums.attempts), tries_by_target(sums.shadows)
-        page.show(tables.by_target(by_target, tries, shadows, idle_costs_usd(sums, targets), colour))
+        idle = idle_costs_usd(sums.engine_costs, sums.attempts, sums.shadows)
+        page.show(tables.by_target(by_target, tries, shadows, idle, colour))
         page.export(sums.traffic, "calls")
     with page.panel("by_shape"):
         page.show(markup.heading("By task shape", tables.FEW_NOTE))
-        page.show(tables.by_shape(summarise_by(sums.traffic, sums.totals, "shape")))
+        page.show(tables.by_shape(summarise_by(sums.traffic, sums.buckets, "shape")))
     if not sums.tasks.empty:
         with page.panel("by_workflow"):
             page.show(markup.heading("Tasks by workflow", "tasks that began in this span, of all shapes"))

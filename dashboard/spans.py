@@ -13,8 +13,8 @@ from datetime import UTC, datetime
 class Span:
     """`bucket_s` is one point of a chart, `reread_s` how long the sums of a span may be reused.
 
-    A long span costs a long scan and changes little in a few seconds, so its sums are read less often; the
-    list of newest exchanges is always fresh.
+    A long span changes little in a few seconds, so its sums are read less often; the list of newest exchanges is
+    always fresh.
     """
 
     label: str
@@ -23,7 +23,7 @@ class Span:
     reread_s: float
 
     def start(self, now: datetime) -> datetime:
-        """A whole bucket's edge, so that histograms (whole minutes, whole hours when old) and rows agree."""
+        """A bucket's edge, which is an edge of all sums that are that old: of minutes, quarters of an hour, hours."""
         earliest = now.timestamp() - self.length_s
         return datetime.fromtimestamp(earliest - earliest % self.bucket_s, UTC)
 
@@ -35,7 +35,7 @@ class Span:
     def bucket_label(self) -> str:
         if self.bucket_s < 3600:
             return "minute" if self.bucket_s == 60 else f"{self.bucket_s // 60} min"
-        return f"{self.bucket_s // 3600} h"
+        return "day" if self.bucket_s == 86_400 else f"{self.bucket_s // 3600} h"
 
 
 SPANS: dict[str, Span] = {
@@ -45,5 +45,6 @@ SPANS: dict[str, Span] = {
         Span("1 h", 3600, 120, 2.0),
         Span("24 h", 86_400, 1800, 20.0),
         Span("7 d", 604_800, 14_400, 120.0),
+        Span("30 d", 2_592_000, 86_400, 300.0),
     )
 }

@@ -1,22 +1,21 @@
-"""What the overview sums over a span, read together, and reused for a moment by all who look at the page.
+"""What pages read of a span, together, and reused for a moment by all who look at them.
 
-In: a connection pool, a span, a shape. Out: `Sums`. A long span is reread less often (see `spans`), which
-keeps the load on the database independent of the number of open browsers.
+In: a connection pool, a span, a shape. Out: `Sums`, or a sample of calls. A long span is reread less often (see
+`spans`), which keeps the load on the database independent of the number of open browsers.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 
 import pandas as pd
 import streamlit as st
 from sqlalchemy import Engine
 
-from dashboard import queries
+from dashboard import page, queries, rows
 from dashboard.charts import Axis
-from dashboard.quantiles import quantiles
-from dashboard.spans import Span
+from dashboard.spans import SPANS, Span
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,50 +25,58 @@ class Sums:
     start: datetime
     end: datetime
     traffic: pd.DataFrame
-    series: pd.DataFrame
-    totals: pd.DataFrame
+    latencies: pd.DataFrame
+    buckets: pd.DataFrame
     attempts: pd.DataFrame
     shadows: pd.DataFrame
     tasks: pd.DataFrame
-    engine_hours: pd.DataFrame
+    engine_costs: pd.DataFrame
 
 
 def of_span(ledger: Engine, span: Span, shape: str | None) -> Sums:
-    return _reread(ledger, span, shape, span.tick(datetime.now(UTC)))
+    return _reread(ledger, span, shape, span.tick(page.now()))
 
 
 @st.cache_data(show_spinner=False, max_entries=32)
 def _reread(_ledger: Engine, span: Span, shape: str | None, tick: int) -> Sums:
     """`tick` is part of the cache's key: a new one reads anew."""
-    end = datetime.now(UTC)
+    end = page.now()
     start = span.start(end)
-    series, totals = queries.latency(_ledger, start, span.bucket_s, shape)
     return Sums(
         start=start,
         end=end,
         traffic=queries.traffic(_ledger, start, span.bucket_s, shape),
-        series=series,
-        totals=totals,
+        latencies=queries.latencies(_ledger, start, span.bucket_s, shape),
+        buckets=queries.latency_buckets(_ledger, start, shape),
         attempts=queries.attempts(_ledger, start, span.bucket_s, shape),
         shadows=queries.shadows(_ledger, start, span.bucket_s, shape),
         tasks=queries.tasks_by_workflow(_ledger, start),
-        engine_hours=queries.engine_hours(_ledger, start),
+        engine_costs=queries.engine_costs(_ledger, start, end),
     )
+
+
+@st.cache_data(show_spinner=False, max_entries=8)
+def sampled(_ledger: Engine, span: Span, shape: str | None, tick: int) -> rows.Sample:
+    """Of the span that ends now; `tick` is part of the cache's key: a new one reads anew."""
+    end = page.now()
+    return rows.sample(_ledger, span.start(end), end, shape)
 
 
 @st.cache_data(show_spinner=False, ttl=30)
 def known_shapes(_ledger: Engine) -> list[str]:
-    return queries.known_shapes(_ledger, datetime.now(UTC) - timedelta(days=7))
+    """Of the last 30 days."""
+    return queries.known_shapes(_ledger, SPANS["30 d"].start(page.now()))
 
 
-def idle_costs_usd(sums: Sums, targets: pd.DataFrame) -> dict[str, float]:
-    """What each priced engine cost in the hours it was seen up, less what its attempts and shadows are charged."""
-    used = pd.concat([sums.attempts, sums.shadows]).groupby("target")["cost_usd"].sum()
-    price = dict(zip(targets["name"], targets["usd_per_hour"], strict=True))
+def idle_costs_usd(
+    engine_costs: pd.DataFrame, attempts: pd.DataFrame, shadows: pd.DataFrame
+) -> dict[str, float]:
+    """What each engine of known price cost while it was up, less what its attempts and shadows are charged."""
+    used = pd.concat([attempts[["target", "cost_usd"]], shadows[["target", "cost_usd"]]])
+    charged = used.groupby("target")["cost_usd"].sum()
     return {
-        row.target: max(0.0, row.hours * price[row.target] - used.get(row.target, 0.0))
-        for row in sums.engine_hours.itertuples()
-        if pd.notna(price.get(row.target))
+        row.target: max(0.0, row.cost_usd - charged.get(row.target, 0.0))
+        for row in engine_costs.dropna().itertuples()
     }
 
 
@@ -91,4 +98,5 @@ def local(frame: pd.DataFrame, zone: str) -> pd.DataFrame:
 
 def local_quantiles(sums: Sums, metric: str, zone: str) -> pd.DataFrame:
     """Indexed by (target, at): n, p50, p95, p99."""
-    return quantiles(local(sums.series, zone), metric, ["target", "at"])
+    rows = local(sums.latencies[sums.latencies["metric"] == metric], zone)
+    return rows.drop(columns="metric").set_index(["target", "at"]).sort_index()

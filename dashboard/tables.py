@@ -124,18 +124,27 @@ def status_pill(row: Mapping[str, Any]) -> Html:
 def configured(targets: pd.DataFrame, colour: dict[str, str]) -> Html:
     rows: list[list[Content]] = []
     for row in targets.to_dict("records"):
-        disabled = not figures.is_absent(row["disabled_reason"])
+        state, reason = _target_state(row)
         rows.append(
             [
                 markup.chip(row["name"], colour[row["name"]]),
                 row["kind"],
                 _text(row["model"]),
-                markup.pill("disabled", "unsure") if disabled else markup.pill("enabled", "good"),
-                row["disabled_reason"] if disabled else "",
+                state,
+                reason,
             ]
         )
     columns = [Column("Target"), Column("Kind"), Column("Model"), Column("State"), Column("Reason")]
     return markup.table(columns, rows, "targets")
+
+
+def _target_state(row: Mapping[str, Any]) -> tuple[Html, str]:
+    if not figures.is_absent(row["disabled_reason"]):
+        return markup.pill("disabled", "unsure"), row["disabled_reason"]
+    enabled = markup.pill("enabled", "good")
+    if figures.is_absent(row["price_note"]):
+        return enabled, ""
+    return markup.join([enabled, markup.pill("no price", "unsure")], " "), row["price_note"]
 
 
 def engines(samples: pd.DataFrame, colour: dict[str, str], now: datetime) -> Html:

@@ -27,15 +27,26 @@ _STEP_PHASES = ("draft", "verify", "sample", "overhead")
 _NEWEST_STEP_WEIGHT = 0.1  # recent step times are about the last twenty steps
 
 _STEP_BUCKETS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0, 5.0)
+# OpenTelemetry's bounds, with finer ones for tokens, of which several come at once
+_FIRST_TOKEN_BUCKETS = (
+    *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0),
+    *(2.5, 5.0, 7.5, 10.0),
+)
+_PER_TOKEN_BUCKETS = (
+    *(0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5),
+    *(0.75, 1.0, 2.5),
+)
+_DURATION_BUCKETS = tuple(0.01 * 2**i for i in range(14))
 _WAIT_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 
 class EngineMetrics:
     """The loop's `Observer`."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, model: str = "") -> None:
         self._registry = registry = CollectorRegistry()
         name = _NAME
+        self._gen_ai = _GenAi(registry, model)
         self._requests = Counter(f"{name}requests", "Requests ended", ["finish_reason"], registry=registry)
         self._prompt_tokens = Counter(
             f"{name}prompt_tokens", "Prompt tokens of admitted requests", registry=registry
@@ -111,6 +122,7 @@ class EngineMetrics:
         self._queue.observe(sequence.admitted_s - sequence.arrived_s)
         self._prefill.observe(sequence.first_token_s - sequence.admitted_s)
         self._first_token.observe(sequence.first_token_s - sequence.arrived_s)
+        self._gen_ai.first_token.observe(sequence.first_token_s - sequence.arrived_s)
 
     def preempted(self, count: int) -> None:
         self._preemptions.inc(count)
@@ -119,10 +131,38 @@ class EngineMetrics:
         self.num_requests += 1
         self._requests.labels(finish_reason=reason).inc()
         self._completion_tokens.inc(len(sequence.output_ids))
+        self._gen_ai.ended(sequence)
 
     def render(self) -> bytes:
         """Prometheus text format."""
         return generate_latest(self._registry)
+
+
+class _GenAi:
+    """Latencies by the names and bounds of OpenTelemetry's GenAI conventions, as Prometheus writes them."""
+
+    def __init__(self, registry: CollectorRegistry, model: str) -> None:
+        labels = {"gen_ai_provider_name": "sparkgate", "gen_ai_request_model": model}
+
+        def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+            kind = Histogram(
+                f"gen_ai_server_{name}_seconds", text, labels, buckets=buckets, registry=registry
+            )
+            return kind.labels(**labels)
+
+        self.first_token = histogram("time_to_first_token", "Arrival to first token", _FIRST_TOKEN_BUCKETS)
+        self._per_token = histogram(
+            "time_per_output_token", "Of ended requests, each token after the first", _PER_TOKEN_BUCKETS
+        )
+        self._duration = histogram("request_duration", "Arrival to end of ended requests", _DURATION_BUCKETS)
+
+    def ended(self, sequence: Sequence) -> None:
+        if sequence.finished_s is None or sequence.first_token_s is None:
+            return
+        self._duration.observe(sequence.finished_s - sequence.arrived_s)
+        further = len(sequence.output_ids) - 1
+        if further > 0:
+            self._per_token.observe((sequence.finished_s - sequence.first_token_s) / further)
 
 
 class _SpeculationCollector(Collector):

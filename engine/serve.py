@@ -133,7 +133,7 @@ def waiting_per_caller(options: ServeOptions) -> int:
 
 def assemble(name: str, engine: Engine, bridge: Bridge, tokenizer: ModelTokenizer) -> Starlette:
     """The HTTP app over an engine that is warm."""
-    metrics = EngineMetrics(engine)
+    metrics = EngineMetrics(engine, name)
     engine.observer = metrics
     config = engine.model.config
     prompts = PromptReader(

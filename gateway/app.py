@@ -148,6 +148,7 @@ async def serve_call(parts: Parts, request: Request, client: Client) -> None:
         parts.dispatcher.book.metrics.refused(refused.limit)
         await send_error(client, _of_limits(refused), surface.errors)
     except GatewayError as error:
+        parts.dispatcher.book.metrics.refused(error.code)
         await send_error(client, error, surface.errors)
     except Exception:
         log.exception("a call failed inside the gateway")

@@ -19,7 +19,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.registry import Collector
 
 from gateway.app import Parts
 from gateway.callers.quotas import Quotas
@@ -34,12 +35,13 @@ from gateway.config.deployment import (
 )
 from gateway.config.load import load_deployment
 from gateway.config.places import place_of
-from gateway.config.variables import DATABASE_URL_VARIABLE
+from gateway.config.variables import DATABASE_URL_VARIABLE, METRICS_FOLDER_VARIABLE
 from gateway.control import api, fleet_watch, key_watch, policy_watch, stored_responses
 from gateway.control.fleet_watch import FleetWatch, SharedFleet
 from gateway.control.key_watch import KeyWatch
 from gateway.control.plane import Plane
 from gateway.control.policy_watch import PolicyWatch
+from gateway.control.state_figures import StateFigures
 from gateway.dispatch import engine_watch, shadow_budget
 from gateway.dispatch.booking import Book
 from gateway.dispatch.engine_watch import EngineWatch
@@ -49,21 +51,29 @@ from gateway.dispatch.search import Targets
 from gateway.dispatch.serve import Dispatcher
 from gateway.dispatch.shadow_budget import ShadowBudget
 from gateway.dispatch.shadows import Shadows
-from gateway.ledger.costs import Price, price_for
+from gateway.dispatch.threads import Threads
+from gateway.ledger import joining
+from gateway.ledger.costs import Price, price_for, unknown_price
 from gateway.ledger.database import create_async_engine, resolve_url
+from gateway.ledger.engine_hours import UpTime
 from gateway.ledger.response_homes import HomeLedger
 from gateway.ledger.spool import Spool
 from gateway.ledger.targets import replace_targets
+from gateway.ledger.tariff import Rates
 from gateway.surfaces.homes import ResponseHomes
+from gateway.telemetry.configured import server_of, telemetry_of
+from gateway.telemetry.genai_names import GenAiNames, Served
 from gateway.upstreams.base import Upstream
 from gateway.upstreams.litellm_provider import LitellmUpstream
 from gateway.upstreams.openai_http import HttpUpstream
 from gateway.wire.paths import MESSAGES, RESPONSES
+from router import inference
 from router.catalog import Catalog
 
 log = logging.getLogger(__name__)
 CHORES_END_WITHIN_S = 3.0
 METRICS_INTERVAL_S = 1.0
+SHAPES_LOADED_AFTER_S = 1.0  # beside the first calls; else the first whose shape is inferred waits for it
 Chore = tuple[Callable[[], Awaitable[None]], float]  # a step and the seconds between two
 
 
@@ -98,6 +108,7 @@ async def assembled(files: Files, index: int) -> AsyncIterator[Parts]:
     upstreams = {name: _upstream(target) for name, target in targets.items()}
     try:
         prices = {name: price_for(target, deployment.engine) for name, target in targets.items()}
+        notes = {name: note for name, price in prices.items() if (note := unknown_price(price))}
         policy = PolicyWatch(files.policy, database, tuple(targets))
         keys = KeyWatch(database)
         await policy.start()
@@ -106,7 +117,7 @@ async def assembled(files: Files, index: int) -> AsyncIterator[Parts]:
             spool.append(price.record())
         if index == 0:
             async with database.begin() as connection:
-                await replace_targets(connection, deployment, files.disabled)
+                await replace_targets(connection, deployment, files.disabled, notes)
         fleet = SharedFleet(policy.current.half_life_s)
         places = {name: place_of(target, socket.gethostname()) for name, target in targets.items()}
         others = FleetWatch(fleet, database, places)
@@ -130,29 +141,52 @@ async def assembled(files: Files, index: int) -> AsyncIterator[Parts]:
         budget = ShadowBudget(database, lambda: policy.current)
         await budget.step()
         shadows = Shadows(to_ask, book, budget)
-        dispatcher = Dispatcher(to_ask, lambda: policy.current, book, shadows.begin)
+        telemetry = telemetry_of(deployment, os.environ)
+        sampled = telemetry.sample if telemetry is not None and telemetry.has_traces else None
+        threads = Threads(await joining.salt(database))
+        dispatcher = Dispatcher(
+            to_ask, lambda: policy.current, book, shadows.begin, threads, sampled_traces=sampled
+        )
         quotas = Quotas(keys.spending, deployment.workers)
         release, now = version("sparkgate"), time.time()
-        all_workers = "PROMETHEUS_MULTIPROC_DIR" in os.environ
+        state = StateFigures(registry, to_ask, policy, spool, release)
+        served = {
+            name: Served(server_of(target).provider, routes.targets[name].model)
+            for name, target in targets.items()
+        }
 
-        def collect() -> CollectorRegistry:
+        def collect() -> Collector:
+            show()
+            return GenAiNames(_all_workers() if METRICS_FOLDER_VARIABLE in os.environ else registry, served)
+
+        def show() -> None:
             metrics.flush()
-            return _all_workers() if all_workers else registry
+            state.read()
 
-        plane = Plane(routes, fleet, policy, keys, spool, database, collect, release, now)
+        plane = Plane(
+            *(routes, fleet, policy, keys, spool, database, collect, release, now, notes),
+            last_targets=dispatcher.last_targets,
+        )
         keepers = _keepers(routes, upstreams)
         homes = ResponseHomes(keepers, HomeLedger(database, spool))
         control = api.control_app(plane, stored_responses.router(homes, keepers, dispatcher))
-        watch = EngineWatch(engines, fleet, database if index == 0 else None)
+        up_times = {
+            name: UpTime(name, places[name], paid.usd_per_hour if (paid := prices[name]) else None)
+            for name in engines
+            if index == 0
+        }
+        watch = EngineWatch(engines, fleet, database if index == 0 else None, up_times)
         chores = [
             (policy.step, policy_watch.INTERVAL_S),
             (keys.step, key_watch.INTERVAL_S),
-            (_flush(metrics), METRICS_INTERVAL_S),
+            (_as_chore(show), METRICS_INTERVAL_S),
             (watch.step, engine_watch.INTERVAL_S),
             (others.step, fleet_watch.INTERVAL_S),
             (budget.step, shadow_budget.INTERVAL_S),
         ]
         async with _running(chores, spool), aclosing(shadows):
+            loop = asyncio.get_running_loop()
+            loop.call_later(SHAPES_LOADED_AFTER_S, loop.run_in_executor, None, inference.shipped)
             yield Parts(dispatcher, keys, quotas, homes, control)
     finally:
         spool.close()
@@ -193,17 +227,13 @@ def with_prices(routes: Catalog, prices: Mapping[str, Price | None]) -> Catalog:
     """Token prices that the configuration left to the price list, where the router can weigh them."""
     targets = dict(routes.targets)
     for name, price in prices.items():
-        if (
-            price is not None
-            and price.input_usd_per_mtok is not None
-            and price.output_usd_per_mtok is not None
-        ):
-            cached = price.cached_usd_per_mtok
+        rates = Rates() if price is None else price.tariff.standard
+        if rates.input is not None and rates.output is not None:
             targets[name] = replace(
                 targets[name],
-                input_usd_per_mtok=float(price.input_usd_per_mtok),
-                output_usd_per_mtok=float(price.output_usd_per_mtok),
-                cached_usd_per_mtok=None if cached is None else float(cached),
+                input_usd_per_mtok=float(rates.input),
+                output_usd_per_mtok=float(rates.output),
+                cached_usd_per_mtok=None if rates.cached is None else float(rates.cached),
             )
     return replace(routes, targets=targets)
 
@@ -228,9 +258,9 @@ async def _running(chores: Sequence[Chore], spool: Spool) -> AsyncIterator[None]
         await asyncio.gather(*tasks, syncing, return_exceptions=True)
 
 
-def _flush(metrics: Metrics) -> Callable[[], Awaitable[None]]:
+def _as_chore(do: Callable[[], None]) -> Callable[[], Awaitable[None]]:
     async def step() -> None:
-        metrics.flush()
+        do()
 
     return step
 
@@ -248,8 +278,22 @@ def _end_worker_on_failure(task: asyncio.Task[None]) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
+
+
 def _all_workers() -> CollectorRegistry:
-    """All workers' metrics, from their shared files."""
+    """All workers' metrics and the drain's, from their shared files; the state of those that died is none."""
+    folder = Path(os.environ[METRICS_FOLDER_VARIABLE])
+    for pid in {path.stem.rpartition("_")[2] for path in folder.glob("gauge_live*.db")}:
+        if not _is_alive(int(pid)):
+            mark_process_dead(pid)  # type: ignore[no-untyped-call]
     registry = CollectorRegistry()
     MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
     return registry

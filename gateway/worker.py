@@ -16,7 +16,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+from gateway.config.variables import METRICS_FOLDER_VARIABLE
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     folder = options.data_dir / "run" / "metrics"
     folder.mkdir(parents=True, exist_ok=True)
-    os.environ.setdefault(METRICS_FOLDER, str(folder))  # read by prometheus_client when it is imported
+    os.environ.setdefault(METRICS_FOLDER_VARIABLE, str(folder))
     gc.disable()  # what is loaded now stays: looking for garbage in it would take a tenth of the start
     import uvicorn
 

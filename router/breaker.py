@@ -31,6 +31,7 @@ class Breaker:
     until_s: float = 0.0  # end of the pause; 0 = never shed since the last success
     _calls: float = 0.0  # decayed
     _failed: float = 0.0
+    _timed_out: float = 0.0
     _at_s: float = 0.0
 
     def state(self, now: float) -> State:
@@ -40,13 +41,14 @@ class Breaker:
 
     def succeed(self, now: float) -> None:
         if self.until_s:  # what went before has ended
-            self._calls = self._failed = 0.0
+            self._calls = self._failed = self._timed_out = 0.0
         self.consecutive_failures, self.pause_s, self.until_s = 0, 0.0, 0.0
         self._count(0.0, now)
 
-    def fail(self, now: float, retry_after_s: float | None = None) -> None:
+    def fail(self, now: float, retry_after_s: float | None = None, has_timed_out: bool = False) -> None:
         self.consecutive_failures += 1
         self._count(1.0, now)
+        self._timed_out += has_timed_out
         if retry_after_s is not None:
             self._shed(now, min(retry_after_s, LONGEST_ASKED_S))
         elif (state := self.state(now)) == "probing" or (state == "admitting" and self._is_failing()):
@@ -58,15 +60,23 @@ class Breaker:
         told = min(failures_in_a_row, FAILURES_TO_SHED - 1)
         self.consecutive_failures = max(self.consecutive_failures, told)
 
+    def recent(self, now: float) -> tuple[float, float]:
+        """How many calls have ended of late, and how many of them timed out."""
+        kept = 0.5 ** (max(0.0, now - self._at_s) / HALF_LIFE_S)
+        return self._calls * kept, self._timed_out * kept
+
     def _is_failing(self) -> bool:
         if self.consecutive_failures >= FAILURES_TO_SHED:
             return True
         return self._calls >= CALLS_TO_RATE and self._failed >= SHARE_TO_SHED * self._calls
 
     def _count(self, failed: float, now: float) -> None:
-        kept = 0.5 ** (max(0.0, now - self._at_s) / HALF_LIFE_S)
+        since_s = now - self._at_s
+        kept = 1.0
+        if since_s > 0.0:
+            kept, self._at_s = 0.5 ** (since_s / HALF_LIFE_S), now
         self._calls, self._failed = self._calls * kept + 1.0, self._failed * kept + failed
-        self._at_s = max(self._at_s, now)
+        self._timed_out *= kept
 
     def _shed(self, now: float, pause_s: float) -> None:
         self.pause_s = pause_s

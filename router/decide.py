@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from router.affinity import keep_on
 from router.catalog import Catalog, Named, Target
 from router.decision import Candidate, Decision, Rejection
-from router.eligibility import inability, unwell
+from router.eligibility import absent, inability, unwell
 from router.experiment import split
 from router.explore import explore
 from router.fleet import Fleet, Health
@@ -22,7 +22,7 @@ from router.policy import Policy, Shadow, ShapePolicy
 from router.predict import expected_output_tokens, ttft_p95_s
 from router.query import Query
 from router.reason import reason
-from router.scoring import scored
+from router.scoring import CUT_SHORT, scored
 from router.shapes import find_shape
 from router.shedding import relief
 from router.thompson import sample
@@ -49,12 +49,16 @@ def decide(query: Query, catalog: Catalog, policy: Policy, fleet: Fleet, now: fl
     is_pinned = named.pinned or query.target
     spare = () if is_pinned else tuple(name for name in rules.fallback if name not in names)
     reserve = _muster(query, catalog, fleet, spare, now) if spare else _NOBODY
+    if policy.max_ejected < 1.0 and field.resting:
+        field.call_back(policy.max_ejected, now)
     if not field.well and not reserve.well:
         (field if field.resting else reserve).call_up_soonest()
     shape = finding.shape
     outlooks = [health.outlook(shape, now) for _, health in field.well]
-    output_tokens = expected_output_tokens(query, shape, outlooks)
-    ranked = scored(query, shape, rules, field.well, outlooks, output_tokens)
+    workflow = query.workflow
+    length = fleet.length(shape, workflow) if workflow or rules.objective in CUT_SHORT else None
+    output_tokens = expected_output_tokens(query, shape, outlooks, length if workflow else None)
+    ranked = scored(query, shape, rules, field.well, outlooks, output_tokens, length)
     weights = () if is_pinned else rules.weights
     if weights or query.last_target is not None:
         ordered, explored = _ordered(ranked, query, shape, catalog, policy, rules, weights, draw)
@@ -115,6 +119,15 @@ class _Field:
             self.resting.remove(soonest)
             self.well.append(soonest[:2])
 
+    def call_back(self, max_ejected: float, now: float) -> None:
+        """Those whose rest ends first, where failures took more of them away than may be; one at least may."""
+        away = [entrant for entrant in self.resting if absent(entrant[1], now) is None]
+        may = max(1, int(max_ejected * (len(self.well) + len(self.resting)) + 1e-9))
+        away.sort(key=lambda entrant: entrant[1].breaker.until_s)
+        for entrant in away[: max(0, len(away) - may)]:
+            self.resting.remove(entrant)
+            self.well.append(entrant[:2])
+
     def rejections(self) -> list[Rejection]:
         if not self.resting:
             return self.unable
@@ -126,6 +139,7 @@ _NOBODY = _Field([], [], [])
 
 def _muster(query: Query, catalog: Catalog, fleet: Fleet, names: tuple[str, ...], now: float) -> _Field:
     field, targets, healths = _Field([], [], []), catalog.targets, fleet.targets
+    well = field.well
     for name in names:
         target = targets.get(name)
         if target is None:
@@ -134,10 +148,12 @@ def _muster(query: Query, catalog: Catalog, fleet: Fleet, names: tuple[str, ...]
         health = healths.get(name) or fleet.health(name)
         if inable := inability(query, target, health):
             field.unable.append(Rejection(name, inable))
-        elif not health.is_untroubled and (reason := unwell(health, now)):
+        elif (
+            health.breaker.until_s or health.engine is not None or health.unreachable_since_s is not None
+        ) and (reason := unwell(health, now)):
             field.resting.append((target, health, reason))
         else:
-            field.well.append((target, health))
+            well.append((target, health))
     return field
 
 

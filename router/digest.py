@@ -48,16 +48,17 @@ class Digest:
             _count(self.completion, outcome.total_s)
             if outcome.ttft_s is not None:
                 _count(self.ttft, outcome.ttft_s)
-        elif outcome.result in NO_FIRST_TOKEN:
+            return
+        if outcome.result in NO_FIRST_TOKEN:
             _count(self.ttft_at_least, outcome.total_s)
         if outcome.result in TIMEOUTS:
             _count(self.completion_at_least, outcome.total_s)
 
     def _count_failures(self, outcome: Outcome) -> None:
-        if outcome.is_failure:
-            self.failures_in_a_row += 1
-        elif outcome.result == "ok":
+        if outcome.result == "ok":
             self.failures_in_a_row = 0
+        elif outcome.is_failure:
+            self.failures_in_a_row += 1
 
     def scaled(self, factor: float) -> Digest:
         """The same evidence, worth `factor` times as much; of failures in a row it tells nothing."""

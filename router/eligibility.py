@@ -18,7 +18,9 @@ def inability(query: Query, target: Target, health: Health) -> str | None:
         return f"disabled: {target.disabled_reason}"
     if query.endpoint not in target.endpoints:
         return f"does not serve {query.endpoint}"
-    if lacking := _lacking(query, target):
+    if not (target.has_tools and target.has_images and target.has_json) and (
+        lacking := _lacking(query, target)
+    ):
         return f"cannot do {' or '.join(lacking)}"
     window = target.context_tokens
     if window is None and health.engine is not None:
@@ -29,8 +31,6 @@ def inability(query: Query, target: Target, health: Health) -> str | None:
 
 
 def _lacking(query: Query, target: Target) -> list[str]:
-    if target.has_tools and target.has_images and target.has_json:
-        return []
     needs = (
         ("tools", query.has_tools or query.has_tool_messages, target.has_tools),
         ("images", query.has_images, target.has_images),
@@ -40,12 +40,22 @@ def _lacking(query: Query, target: Target) -> list[str]:
 
 
 def unwell(health: Health, now: float) -> str | None:
-    """Why the target gets no traffic just now; a probe is let through one at a time."""
+    """Why the target gets no traffic just now."""
+    return absent(health, now) or ejected(health, now)
+
+
+def absent(health: Health, now: float) -> str | None:
+    """It says itself that it takes none, or does not answer."""
     if health.engine and health.engine.draining:
         return "draining"
     gone = health.unreachable_since_s
     if gone is not None and now - gone >= ENGINE_GONE_S:
         return f"engine has not answered for {now - gone:.0f} s"
+    return None
+
+
+def ejected(health: Health, now: float) -> str | None:
+    """It failed; a probe is let through one at a time."""
     state = health.breaker.state(now)
     if state == "shedding":
         return f"shedding after failures, for {health.breaker.until_s - now:.1f} s more"

@@ -1,7 +1,7 @@
 """`Fleet`: what is known of all targets now, learnt from outcomes; `Health` is one target's part of it.
 
-Owned and fed by the gateway (`start`, `first_token`, `observe`, `absorb`, `set_engine`), read by `decide`. Two
-latencies are kept apart, time to first token and time per output token (`router.waits`).
+Owned and fed by the gateway (`start`, `first_token`, `observe`, `credit`, `absorb`, `set_engine`), read by `decide`.
+Two latencies are kept apart, time to first token and time per output token (`router.waits`).
 In: outcomes, engine states, the time. Out: predictions. No I/O, no clock.
 """
 
@@ -15,13 +15,12 @@ from router.catalog import Target
 from router.decision import Candidate
 from router.digest import Digest
 from router.learnt import Learnt
-from router.outcome import Outcome
-from router.outlook import Outlook, read_out
+from router.lengths import MAX_WORKFLOWS, Length
+from router.outcome import TIMEOUTS, Outcome
+from router.outlook import ENOUGH_SAMPLES, Outlook, read_out
 from router.policy import ShapePolicy
-from router.retries import HedgeBudget, RetryBudget
-from router.waits import Waits
-
-ALL_SHAPES = "*"  # the pooled estimate, prior of every shape
+from router.retries import RESERVE_OF_ALL_PER_S, HedgeBudget, RetryBudget
+from router.waits import Began, Waits
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +35,7 @@ class EngineState:
     steps_per_s: Mapping[int, float] = field(default_factory=dict)  # by number of sequences decoding
     accepted_length: float = 1.0  # tokens that a step adds to an answer, more than one where it speculates
     accepted_length_by_shape: Mapping[str, float] = field(default_factory=dict)
+    prefill_tokens_per_s: float = 0.0  # 0 = not measured
 
     def tpot_s(self, shape: str) -> float | None:
         """Seconds a token of one more answer would take: a step of that many sequences ÷ the tokens it yields.
@@ -50,9 +50,12 @@ class EngineState:
         return 1.0 / (self.steps_per_s[nearest] * tokens)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Weighed:
-    """A candidate, and all that it was weighed from: while that stays, it stands for the next call too."""
+    """A candidate, and all that it was weighed from: while that stays, it stands for the next call too.
+
+    One is made for most calls, and never changed.
+    """
 
     candidate: Candidate
     target: Target
@@ -79,56 +82,62 @@ class Health:
     learnt: dict[str, Learnt] = field(default_factory=dict)
     outlooks: dict[str, Outlook] = field(default_factory=dict)
     weighed: dict[str, Weighed] = field(default_factory=dict)  # by shape, the newest
-
-    @property
-    def is_untroubled(self) -> bool:
-        """Nothing speaks against it: no failures shed it, and it is no engine, of which more is known."""
-        return self.breaker.until_s == 0.0 and self.engine is None and self.unreachable_since_s is None
+    successes: int = 0  # in a row, of whatever shapes
 
     def of(self, shape: str) -> Learnt:
-        if shape not in self.learnt:
-            self.learnt[shape] = Learnt(self.half_life_s, has_tails=shape != ALL_SHAPES)
-        return self.learnt[shape]
+        learnt = self.learnt.get(shape)
+        if learnt is None:
+            learnt = self.learnt[shape] = Learnt(self.half_life_s)
+        return learnt
 
     def outlook(self, shape: str, now: float) -> Outlook:
         """What is known for this shape; read anew once it is old, or once much has been learnt since."""
         kept = self.outlooks.get(shape)
         if kept is None or now >= kept.until_s or kept.learnt.num_samples > kept.until_samples:
+            own = self.of(shape)
             kept = self.outlooks[shape] = read_out(
-                shape, self.of(shape), self.of(ALL_SHAPES), self.waits, now
+                shape, own, self.learnt.values(), self.waits, self.breaker, now
             )
         return kept
 
-    def start(self, shape: str | None, now: float | None, is_stream: bool) -> None:
-        if shape is not None and now is not None:
-            self.waits.start(shape, self.in_flight, now, is_stream)
-        self.in_flight += 1
-
-    def observe(self, outcome: Outcome, now: float) -> None:
+    def observe(self, outcome: Outcome, now: float, call: Began | None) -> None:
         self.in_flight -= 1
-        slow = self.waits.end(outcome, now)
-        self.of(outcome.shape).observe(outcome, now, slow)
-        self.of(ALL_SHAPES).observe(outcome, now)
+        slow = self.waits.end(outcome, call, now)
+        own = self.of(outcome.shape)
+        own.observe(outcome, now, slow)
+        if outcome.result == "ok":
+            self.successes += 1
+            if own.sums.failed and own.is_surprised_by(self.successes):
+                for each in self.learnt.values():
+                    each.forgive()
+        elif outcome.is_failure:
+            self.successes = 0
 
     def absorb(self, shape: str, digest: Digest, now: float) -> None:
         self.waits.absorb(shape, digest, now)
         slow = self.waits.slow(shape, digest.sums.output_tokens / max(digest.sums.outputs, 1.0))
         self.of(shape).absorb(digest, now, slow)
-        self.of(ALL_SHAPES).absorb(digest, now)
 
 
 @dataclass(slots=True)
 class Fleet:
-    """Health by target name, and what hedges may still be spent by shape. One writer (the gateway's event loop)."""
+    """Health by target name, what hedges may still be spent by shape, and further tries by all calls.
+
+    One writer (the gateway's event loop).
+    """
 
     half_life_s: float = 60.0
     targets: dict[str, Health] = field(default_factory=dict)
     hedges: dict[str, HedgeBudget] = field(default_factory=dict)
+    retries: RetryBudget = field(default_factory=lambda: RetryBudget(RESERVE_OF_ALL_PER_S))
+    lengths: dict[str, Length] = field(default_factory=dict)  # of answers, by shape
+    lengths_of_workflows: dict[tuple[str, str], Length] = field(default_factory=dict)  # by shape and workflow
 
     def health(self, target: str) -> Health:
-        if target not in self.targets:
-            self.targets[target] = Health(self.half_life_s)
-        return self.targets[target]
+        health = self.targets.get(target)
+        if health is None:
+            health = self.targets[target] = Health(self.half_life_s)
+        return health
 
     def hedge_budget(self, shape: str) -> HedgeBudget:
         """Second tries beside a running one: a share of the calls and nothing more."""
@@ -136,32 +145,65 @@ class Fleet:
             self.hedges[shape] = HedgeBudget()
         return self.hedges[shape]
 
+    def length(self, shape: str, workflow: str | None) -> Length | None:
+        """Of the workflow's answers of this shape, else of the shape's; None where none has ended."""
+        own = self.lengths_of_workflows.get((shape, workflow)) if workflow else None
+        return self.lengths.get(shape) if own is None or own.weight < ENOUGH_SAMPLES else own
+
+    def credit(self, shares: Mapping[tuple[str, str], float], is_completed: bool, now: float) -> None:
+        """A task has come to its end: by target and shape the shares that they had in it."""
+        for (target, shape), share in shares.items():
+            self.health(target).of(shape).tasks.add(share, is_completed, now)
+
     def start(
         self, target: str, shape: str | None = None, now: float | None = None, is_stream: bool = True
-    ) -> None:
-        """An attempt begins. With its shape and moment it teaches while it runs; without, when it has ended."""
-        self.health(target).start(shape, now, is_stream)
+    ) -> Began | None:
+        """An attempt begins. With its shape and moment it teaches while it runs; without, when it has ended.
 
-    def first_token(self, target: str, shape: str, ttft_s: float, now: float) -> None:
+        What is returned is to be handed to `first_token` and `observe`.
+        """
+        health = self.health(target)
+        load = health.in_flight
+        health.in_flight = load + 1
+        if shape is None or now is None:
+            return None
+        return health.waits.start(shape, load, now, is_stream)
+
+    def first_token(self, target: str, shape: str, ttft_s: float, now: float, call: Began) -> None:
         """The first token of a started attempt is here: what it says of the target need not wait for its end."""
-        self.health(target).waits.first_token(shape, ttft_s, now)
+        self.health(target).waits.first_token(shape, ttft_s, call, now)
 
-    def observe(self, outcome: Outcome, now: float) -> None:
+    def observe(self, outcome: Outcome, now: float, call: Began | None = None) -> None:
         """Takes in the end of an attempt that `start` announced."""
         health = self.health(outcome.target)
-        health.observe(outcome, now)
+        health.observe(outcome, now, call)
+        if outcome.result == "ok" and outcome.output_tokens:
+            self._learn_length(outcome.shape, outcome.workflow, outcome.output_tokens)
         if outcome.is_shadow:
             return  # the breaker and its probes are of calls
-        if outcome.is_failure:
-            health.breaker.fail(now, outcome.retry_after_s)
-        elif outcome.result == "ok":
+        if outcome.result == "ok":
             health.breaker.succeed(now)
+        elif outcome.is_failure:
+            health.breaker.fail(now, outcome.retry_after_s, outcome.result in TIMEOUTS)
 
     def absorb(self, target: str, shape: str, digest: Digest, now: float) -> None:
         """Takes in what another worker learnt at that moment, or what was learnt earlier."""
         health = self.health(target)
         health.absorb(shape, digest, now)
         health.breaker.hear(digest.failures_in_a_row)
+
+    def _learn_length(self, shape: str, workflow: str | None, tokens: int) -> None:
+        length = self.lengths.get(shape)
+        if length is None:
+            length = self.lengths[shape] = Length()
+        length.add(tokens)
+        if workflow:
+            known, key = self.lengths_of_workflows, (shape, workflow)
+            if key not in known:
+                if len(known) >= MAX_WORKFLOWS:
+                    del known[next(iter(known))]
+                known[key] = Length()
+            known[key].add(tokens)
 
     def set_engine(self, target: str, state: EngineState | None, now: float) -> None:
         """The engine's own report, or None when it did not answer."""

@@ -85,11 +85,13 @@ class DecayedHistogram:
     def add(self, value_s: float, now_s: float, weight: float = 1.0) -> None:
         if self.landmark_s is None:
             self.landmark_s = now_s
-        if now_s - self.landmark_s > _RESCALE_AT * self.half_life_s:
+        half_lives = (now_s - self.landmark_s) / self.half_life_s
+        if half_lives > _RESCALE_AT:
             self._rescale(now_s)
-        scaled = weight * self._growth(now_s)
-        k = bucket(value_s)
-        self.counts[k] = self.counts.get(k, 0.0) + scaled
+            half_lives = 0.0
+        scaled = weight * math.exp2(half_lives if half_lives > -1000.0 else -1000.0)
+        counts, k = self.counts, bucket(value_s)
+        counts[k] = counts.get(k, 0.0) + scaled
         self._weight += scaled
         self._weighted_s += scaled * value_s
 

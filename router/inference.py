@@ -3,7 +3,7 @@
 What a caller wants stands in the first line, the last line and the system prompt; what lies between is material.
 So these are told apart, and of any text only a bounded piece is read.
 In: the system prompt and the user's last message. Out: a shape and how likely it is right, or `general` where that
-is too little. Pure; the weights are a file beside this one, made by `router/training/train.py`.
+is too little or no word is known. Pure; the weights are a file beside this one, made by `router/training/train.py`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ ABSTAINED = "general"
 FORMAT = "sparkgate-shapes-1"
 
 _SHORT = 200  # a text up to here is all instruction
-_FIRST, _LAST, _BODY, _SYSTEM = 240, 200, 360, 300  # characters read of each zone
+_FIRST, _LAST, _BODY, _SYSTEM = 240, 200, 240, 300  # characters read of each zone
 _STEM = 5
 _MARKS = "\"'`.,;:!?()[]{}<>«»„“”‚‘’¿¡…、。「」『』*_#–—/\\|=+~-،؟।\uff0c\uff01\uff1f\uff1a\uff1b\uff08\uff09"
 _QUOTED = re.compile('["“„«「][^"”“»」]{12,}(?:["”“»」]|$)')
@@ -31,8 +31,12 @@ _SIGNS = '?{}[];=<>|$\\@"`:%#*&'
 
 _LANE_BITS = 20
 _LANE = (1 << _LANE_BITS) - 1
+_COUNT_BITS = 10  # the lowest lane holds two counts: of all features found, and of those that are words
+_COUNT = (1 << _COUNT_BITS) - 1
 _LEVELS = 45  # a weight is one of -45 … 45, written as one printable ASCII character
 _ZERO = 78  # the character that stands for no weight: "N"
+# A weight's character as its lane in hex, moved up so that it is never negative.
+_LANES = {_ZERO + level: f"{_LEVELS + level:05x}" for level in range(-_LEVELS, _LEVELS + 1)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +58,13 @@ class ShapeModel:
     table: dict[str, int]
 
     def infer(self, text: str, system: str = "") -> Inferred:
-        """The work is bounded whatever the length. A text of nothing but spaces has no shape."""
+        """The work is bounded whatever the length. Nothing but spaces, or words never met, has no shape."""
         if not text or text.isspace():
             return Inferred(ABSTAINED, 0.0)
-        scores = self.scores(text, system)
+        found, total = self._sum(text, system)
+        if not (total >> _COUNT_BITS) & _COUNT:
+            return Inferred(ABSTAINED, 0.0)
+        scores = self._scores(found, total)
         most = max(scores)
         confidence = 1.0 / sum([exp(score - most) for score in scores])
         shape = self.shapes[scores.index(most)]
@@ -65,10 +72,16 @@ class ShapeModel:
 
     def scores(self, text: str, system: str = "") -> list[float]:
         """By shape, such that their softmax are the probabilities."""
+        return self._scores(*self._sum(text, system))
+
+    def _sum(self, text: str, system: str) -> tuple[int, int]:
+        """How many features the text has, and what the table holds for them."""
         found = features(text, system)
-        total = sum(filter(None, map(self.table.get, found)))
-        scale = self.step / sqrt(len(found))
-        known = total & _LANE
+        return len(found), sum(filter(None, map(self.table.get, found)))
+
+    def _scores(self, found: int, total: int) -> list[float]:
+        scale = self.step / sqrt(found)
+        known = total & _COUNT
         scores = []
         for bias in self.bias:
             total >>= _LANE_BITS
@@ -91,10 +104,8 @@ def parsed(written: str) -> ShapeModel:
     table = {}
     for line in lines:
         feature, _, levels = line.rpartition("\t")
-        packed = 0
-        for level in reversed(levels):
-            packed = (packed | (ord(level) - _ZERO + _LEVELS)) << _LANE_BITS
-        table[feature] = packed | 1  # the lowest lane counts the features found
+        counts = "00001" if feature[0] == "<" else "00401"
+        table[feature] = int(levels[::-1].translate(_LANES) + counts, 16)
     return ShapeModel(
         tuple(shapes.split()),
         tuple(map(float, bias.split())),

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from router.histogram import DecayedHistogram, midpoint
 from router.outcome import NO_FIRST_TOKEN, TIMEOUTS, Outcome
@@ -22,18 +22,13 @@ from router.outcome import NO_FIRST_TOKEN, TIMEOUTS, Outcome
 if TYPE_CHECKING:
     from router.digest import Digest
 
+SURPRISE = 4.0  # so many failures would have been expected where there was none: one chance in e^4
 TAILS_LAST = 30.0  # half-lives as long as those of everything else
 _RESCALE_AT = 64.0  # half-lives since the landmark; 2^64 is far from overflow and the rescale stays rare
 
 
-class Slow(NamedTuple):
-    """How many times as long as usual waits are."""
-
-    ttft: float = 1.0
-    completion: float = 1.0
-
-
-AS_USUAL = Slow()
+Slow = tuple[float, float]  # how many times as long as usual: the first token's wait, and the whole
+AS_USUAL: Slow = (1.0, 1.0)
 
 
 @dataclass(slots=True)
@@ -60,13 +55,14 @@ class Sums:
         if result == "ok":
             self.succeeded += weight
             self._add_speed(outcome, weight)
-        elif outcome.is_failure:
-            self.failed += weight
-        if result in NO_FIRST_TOKEN:
-            self.ttft_s += outcome.total_s * weight
-        if result in TIMEOUTS:
-            self.timed_out += weight
-            self.completion_s += outcome.total_s * weight
+        else:
+            if outcome.is_failure:
+                self.failed += weight
+            if result in NO_FIRST_TOKEN:
+                self.ttft_s += outcome.total_s * weight
+            if result in TIMEOUTS:
+                self.timed_out += weight
+                self.completion_s += outcome.total_s * weight
         if outcome.is_truncated:
             self.truncated += weight
         if outcome.cost_usd is not None:
@@ -88,19 +84,36 @@ class Sums:
 
 
 @dataclass(slots=True)
+class Tasks:
+    """How many tasks came to a good or a bad end, each by the share that a target had in it; decayed."""
+
+    half_life_s: float
+    completed: float = 0.0
+    failed: float = 0.0
+    _at_s: float = 0.0
+
+    def add(self, share: float, is_completed: bool, now: float) -> None:
+        kept = math.exp2(-max(0.0, now - self._at_s) / self.half_life_s)
+        self._at_s = max(self._at_s, now)
+        self.completed = self.completed * kept + share * is_completed
+        self.failed = self.failed * kept + share * (not is_completed)
+
+
+@dataclass(slots=True)
 class Learnt:
     """Estimates that halve every `half_life_s`. `ttft` and `completion` are the waits' histograms."""
 
     half_life_s: float
-    has_tails: bool = True  # False: no histograms are kept
     num_samples: int = 0
     sums: Sums = field(default_factory=Sums)
     ttft: DecayedHistogram = field(init=False)
     completion: DecayedHistogram = field(init=False)
+    tasks: Tasks = field(init=False)
     _landmark_s: float | None = None
 
     def __post_init__(self) -> None:
         self.ttft, self.completion = (DecayedHistogram(TAILS_LAST * self.half_life_s) for _ in range(2))
+        self.tasks = Tasks(TAILS_LAST * self.half_life_s)
 
     def weight_of(self, now: float) -> float:
         """What a sample of this moment weighs at the landmark: divide a sum by it to have it as of now."""
@@ -113,16 +126,26 @@ class Learnt:
         return math.exp2(half_lives) if half_lives > 0.0 else 1.0
 
     def observe(self, outcome: Outcome, now: float, slow: Slow = AS_USUAL) -> None:
+        result, (ttft_times, times) = outcome.result, slow
         self.num_samples += 1
         self.sums.add(outcome, self.weight_of(now))
-        if not self.has_tails:
+        if result == "ok":
+            if outcome.ttft_s is not None:
+                self.ttft.add(outcome.ttft_s / ttft_times, now)
+            self.completion.add(outcome.total_s / times, now)
             return
-        if outcome.result == "ok" and outcome.ttft_s is not None:
-            self.ttft.add(outcome.ttft_s / slow.ttft, now)
-        elif outcome.result in NO_FIRST_TOKEN:
-            self.ttft.add(outcome.total_s / slow.ttft, now)
-        if outcome.result == "ok" or outcome.result in TIMEOUTS:
-            self.completion.add(outcome.total_s / slow.completion, now)
+        if result in NO_FIRST_TOKEN:
+            self.ttft.add(outcome.total_s / ttft_times, now)
+        if result in TIMEOUTS:
+            self.completion.add(outcome.total_s / times, now)
+
+    def is_surprised_by(self, successes: int) -> bool:
+        """Whether so many in a row are hardly to be believed of a target that fails as often as this one did."""
+        return successes * self.sums.failed > SURPRISE * (self.sums.failed + self.sums.succeeded)
+
+    def forgive(self) -> None:
+        """Failures were of a time that has ended."""
+        self.sums.failed = self.sums.timed_out = 0.0
 
     def absorb(self, digest: Digest, now: float, slow: Slow = AS_USUAL) -> None:
         """Takes in what others saw at that moment, or what was seen earlier."""
@@ -130,11 +153,9 @@ class Learnt:
         weight = self.weight_of(now)
         for name in Sums.__slots__:
             setattr(self.sums, name, getattr(self.sums, name) + getattr(digest.sums, name) * weight)
-        if not self.has_tails:
-            return
         for known, times, *told in (
-            (self.ttft, slow.ttft, digest.ttft, digest.ttft_at_least),
-            (self.completion, slow.completion, digest.completion, digest.completion_at_least),
+            (self.ttft, slow[0], digest.ttft, digest.ttft_at_least),
+            (self.completion, slow[1], digest.completion, digest.completion_at_least),
         ):
             for buckets in told:
                 for k, n in buckets.items():

@@ -45,6 +45,7 @@ class Outcome:
     cost_usd: float | None = None
     http_status: int | None = None
     retry_after_s: float | None = None
+    workflow: str | None = None
     is_shadow: bool = (
         False  # made on trial: it tells of speed and success like any, but closes no door to calls
     )

@@ -7,8 +7,10 @@ In: what the target's outcomes taught, the time. Out: figures as of then, before
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+from router.breaker import Breaker
 from router.learnt import Learnt
 from router.waits import Waits
 
@@ -50,20 +52,24 @@ class Outlook:
     output_weight: float
     cost_usd: float | None
     success_share: float
-    calls: float  # that succeeded or failed
-    timed_out: float
+    recent_calls: float  # of whatever shape; those that hang are taken for timeouts
+    recent_timeouts: float
+    mean_s: float  # of calls of whatever shape; 0 = none has ended
     timeout_rate: float | None  # None = too few calls to tell
     truncation_rate: float | None
+    task_share: float  # of tasks that it had a part in, those that were completed
 
 
-def read_out(shape: str, own: Learnt, pooled: Learnt, waits: Waits, now: float) -> Outlook:
-    """`own` is of the shape, `pooled` of all the target's shapes."""
+def read_out(
+    shape: str, own: Learnt, of_all: Iterable[Learnt], waits: Waits, breaker: Breaker, now: float
+) -> Outlook:
+    """`own` is of the shape, `of_all` of all the target's shapes."""
     mine, one = own.sums, own.weight_of(now)
-    one_of_all = pooled.weight_of(now)
-    first, token, whole, slower = waits.first, waits.token, waits.whole, waits.slower(now)
+    first, token, whole, (slower, hung) = waits.first, waits.token, waits.whole, waits.overdue(now)
+    recent_calls, recent_timeouts = breaker.recent(now)
     calls = (mine.succeeded + mine.failed) / one
     is_rated = calls >= RATE_EVIDENCE
-    at_rest = -first.slope() * first.load, -token.slope() * token.load, -whole.slope() * whole.load
+    at_rest = -first.slope * first.load, -token.slope * token.load, -whole.slope * whole.load
     own_ttft, own_whole, own_tpot = first.level(shape), whole.level(shape), token.level(shape)
     is_streamed = first.pooled.weight > 0.0 or not whole.pooled.weight
     weight = own_ttft.weight if is_streamed else own_whole.weight
@@ -73,29 +79,31 @@ def read_out(shape: str, own: Learnt, pooled: Learnt, waits: Waits, now: float) 
         until_s=now + FRESH_S,
         until_samples=own.num_samples + int(FRESH_SHARE * calls),
         ttft_s=math.exp(first.idle(shape) + at_rest[0] + slower),
-        ttft_slope=first.slope(),
+        ttft_slope=first.slope,
         ttft_weight=own_ttft.weight,
         ttft_p95_s=None if ttft_p95_s is None else ttft_p95_s * math.exp(first.now + at_rest[0] + slower),
         tpot_s=math.exp(token.idle(shape) + at_rest[1] + slower),
         tpot_own_s=math.exp(own_tpot.log_s + token.now + at_rest[1] + slower),
-        tpot_slope=token.slope(),
+        tpot_slope=token.slope,
         tpot_weight=own_tpot.weight,
         completion_s=None if is_streamed else math.exp(whole.idle(shape) + at_rest[2]),
-        completion_slope=whole.slope(),
+        completion_slope=whole.slope,
         completion_weight=mine.completion_ended / one,
         usual_p95_s=own.completion.quantile(0.95) if weight >= ENOUGH_SAMPLES else None,
         p95_share=weight / (weight + P95_EVIDENCE),
-        usual_ttft_s=math.exp(first.idle(shape) - first.now),
-        usual_tpot_s=math.exp(token.idle(shape) - token.now),
+        usual_ttft_s=math.exp(first.usually(shape)),
+        usual_tpot_s=math.exp(token.usually(shape)),
         hope=_hope(waits, slower, now) if weight >= ENOUGH_SAMPLES else 0.0,
         output_tokens_sum=mine.output_tokens / one,
         output_weight=mine.outputs / one,
-        cost_usd=_cost_usd(own, pooled, one, one_of_all),
+        cost_usd=_cost_usd((own,) if mine.costed >= one else of_all, now),
         success_share=(mine.succeeded / one + PRIOR_SUCCESSES) / (calls + PRIOR_CALLS),  # a Beta's mean
-        calls=calls,
-        timed_out=mine.timed_out / one,
+        recent_calls=recent_calls + hung,
+        recent_timeouts=recent_timeouts + hung,
+        mean_s=waits.mean_s,
         timeout_rate=mine.timed_out / one / calls if is_rated else None,
         truncation_rate=mine.truncated / one / calls if is_rated else None,
+        task_share=1.0 - own.tasks.failed / (own.tasks.completed + own.tasks.failed + PRIOR_SUCCESSES),
     )
 
 
@@ -106,9 +114,10 @@ def _hope(waits: Waits, slower: float, now: float) -> float:
     return math.exp(min(0.0, better) - min(math.sqrt(unheard), FARTHEST_HOPE))
 
 
-def _cost_usd(own: Learnt, pooled: Learnt, one: float, one_of_all: float) -> float | None:
-    """Mean cost of such calls as booked; None before there is one."""
-    for sums, unit in ((own.sums, one), (pooled.sums, one_of_all)):
-        if sums.costed >= unit:
-            return sums.cost_usd / sums.costed
-    return None
+def _cost_usd(some: Iterable[Learnt], now: float) -> float | None:
+    """Mean cost of such calls as booked; None before there is one call's worth."""
+    cost_usd = costed = 0.0
+    for each in some:
+        one = each.weight_of(now)
+        cost_usd, costed = cost_usd + each.sums.cost_usd / one, costed + each.sums.costed / one
+    return cost_usd / costed if costed >= 1.0 else None

@@ -32,8 +32,9 @@ class Level:
     weight: float = 0.0
 
     def add(self, log_s: float, weight: float) -> None:
-        self.log_s += (log_s - self.log_s) * weight / (self.weight + weight)
-        self.weight = min(self.weight + weight, LASTING)
+        total = self.weight + weight
+        self.log_s += (log_s - self.log_s) * weight / total
+        self.weight = total if total < LASTING else LASTING
 
     def over(self, prior: float) -> float:
         """With a prior that is worth one sample."""
@@ -51,11 +52,15 @@ class Drift:
 
     def add(self, spreads: float, level: float, weight: float) -> bool:
         """Whether it is over the alarm."""
-        self.excess += (spreads - SLACK) * weight
-        self.level_sum, self.weight = self.level_sum + level * weight, self.weight + weight
-        if self.excess <= 0.0:
-            self.clear()
-        return self.excess > self.alarm
+        excess = self.excess + (spreads - SLACK) * weight
+        if excess <= 0.0:
+            if self.weight:
+                self.clear()
+            return False
+        self.excess = excess
+        self.level_sum += level * weight
+        self.weight += weight
+        return excess > self.alarm
 
     def clear(self) -> None:
         self.excess = self.level_sum = self.weight = 0.0
@@ -72,6 +77,7 @@ class Pace:
     now: float = 0.0
     usual: float = 0.0  # what `now` is in the long run
     load: float = 0.0  # mean
+    slope: float = PRIOR_SLOPE  # of the wait over the load: never negative, as calls do not hurry others
     changed_s: float = -math.inf  # when the present regime was found
     slower: Drift = field(default_factory=lambda: Drift(ALARM_SLOW))
     faster: Drift = field(default_factory=lambda: Drift(ALARM_FAST))
@@ -82,30 +88,30 @@ class Pace:
     _load_covariance: float = 0.0  # with waits
 
     def level(self, shape: str) -> Level:
-        if shape not in self.levels:
-            self.levels[shape] = Level()
-        return self.levels[shape]
+        level = self.levels.get(shape)
+        if level is None:
+            level = self.levels[shape] = Level()
+        return level
 
     def idle(self, shape: str) -> float:
         """The wait at the mean load."""
-        return self.level(shape).over(self.pooled.over(math.log(self.cold_s) - self.now)) + self.now
+        return self.usually(shape) + self.now
 
-    def slope(self) -> float:
-        """Of the wait over the load: never negative, as calls do not hurry others."""
-        prior = PRIOR_LOADS / max(self._num_loads, 1.0)
-        return max(0.0, (self._load_covariance + PRIOR_SLOPE * prior) / (self._load_variance + prior))
+    def usually(self, shape: str) -> float:
+        """By how much the shape's wait at the mean load is over `now`."""
+        return self.level(shape).over(self.pooled.over(math.log(self.cold_s) - self.now))
 
     def learn(self, shape: str, wait_s: float, load: float | None, now: float, weight: float = 1.0) -> bool:
         """Takes in a wait, or `weight` like ones. Returns whether it found a new regime."""
         level = self.level(shape)
-        wait = math.log(max(wait_s, SHORTEST_S))
+        wait = math.log(wait_s if wait_s > SHORTEST_S else SHORTEST_S)
         if load is not None:
-            wait -= self.slope() * (load - self.load)
+            wait -= self.slope * (load - self.load)
         own = wait - self.now
-        was_known, expected = level.weight >= LEVEL_KNOWN, level.log_s
+        known, expected = level.weight, level.log_s
         level.add(own, weight)
         self.pooled.add(own, weight)
-        if not was_known:
+        if known < LEVEL_KNOWN:
             return False
         if load is not None:
             self._learn_slope(load, own - expected)
@@ -119,34 +125,42 @@ class Pace:
     def _learn_now(self, level: float, error: float, most: float, now: float, weight: float) -> bool:
         """`level` is where the sample says the target is, `error` how far that is from `now`; no further than `most`,
         where it would be expected as it came."""
-        before, spreads = self.now, error / self.spread
-        is_slower = self.slower.add(min(spreads, MOST_SPREADS), level, weight)
+        before, spread = self.now, self.spread
+        spreads = error / spread
+        is_slower = self.slower.add(spreads if spreads < MOST_SPREADS else MOST_SPREADS, level, weight)
         is_faster = self.faster.add(-spreads, level, weight)
         if is_slower or is_faster:
             found = self.slower if is_slower else self.faster
             after = found.level_sum / found.weight
             self._settle(now, weight=1.0)
         else:
-            mild = min(error, MOST_SPREADS * self.spread)
-            after = before + mild * weight / (self._weight + weight)
-            self._weight = min(self._weight + weight, RECENT)
-            narrow = min(abs(mild), MOST_SPREADS * self.spread) ** 2
-            share = min(1.0, weight / SPREAD_SAMPLES)
-            self.spread = max(NARROWEST, math.sqrt(self.spread**2 * (1.0 - share) + narrow * share))
-        self.now = min(max(after, min(before, most)), max(before, most))
-        step = min(1.0, max(-1.0, self.now - self.usual))
-        self.usual += step * weight / (self._usual_weight + weight)
-        self._usual_weight = min(self._usual_weight + weight, LASTING)
+            farthest, total = MOST_SPREADS * spread, self._weight + weight
+            mild = error if error < farthest else farthest
+            after = before + mild * weight / total
+            self._weight = total if total < RECENT else RECENT
+            off = mild if mild > -farthest else -farthest
+            share = weight / SPREAD_SAMPLES if weight < SPREAD_SAMPLES else 1.0
+            spread = math.sqrt(spread * spread * (1.0 - share) + off * off * share)
+            self.spread = spread if spread > NARROWEST else NARROWEST
+        low, high = (before, most) if before < most else (most, before)
+        self.now = after = low if after < low else high if after > high else after
+        step, total = after - self.usual, self._usual_weight + weight
+        self.usual += (1.0 if step > 1.0 else -1.0 if step < -1.0 else step) * weight / total
+        self._usual_weight = total if total < LASTING else LASTING
         return is_slower or is_faster
 
     def _learn_slope(self, load: float, error: float) -> None:
-        slope, off = self.slope(), load - self.load
-        self._num_loads = min(self._num_loads + 1.0, LASTING)
-        share = 1.0 / self._num_loads
+        off = load - self.load
+        num_loads = self._num_loads + 1.0 if self._num_loads < LASTING else LASTING
+        share, prior = 1.0 / num_loads, PRIOR_LOADS / num_loads
+        mild = 1.0 if error > 1.0 else -1.0 if error < -1.0 else error
+        covariance, variance = self._load_covariance, self._load_variance
+        covariance += (off * (mild + self.slope * off) - covariance) * share
+        variance += (off * off - variance) * share
+        slope = (covariance + PRIOR_SLOPE * prior) / (variance + prior)
+        self._num_loads, self._load_covariance, self._load_variance = num_loads, covariance, variance
         self.load += off * share
-        self._load_variance += (off * off - self._load_variance) * share
-        seen = off * (min(1.0, max(-1.0, error)) + slope * off)
-        self._load_covariance += (seen - self._load_covariance) * share
+        self.slope = slope if slope > 0.0 else 0.0
 
     def _settle(self, now: float, weight: float) -> None:
         self._weight, self.changed_s = weight, now

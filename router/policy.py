@@ -13,6 +13,7 @@ from typing import Literal
 from router.query import Query
 
 Objective = Literal["ttft", "speed", "completion_p95", "cost_per_completed_task"]
+CompletedWhen = Literal["finish_stop", "explicit", "json_valid", "tool_loop_ends"]
 ROLES = ("draft", "final")  # of a call in its task: a cheap step on the way, or the answer
 
 
@@ -25,6 +26,17 @@ class Slo:
     timeout_rate: float | None = None
     truncation_rate: float | None = None
     tpot_s: float | None = None
+
+    @property
+    def is_none(self) -> bool:
+        return (
+            self.ttft_p95_s
+            is self.completion_p95_s
+            is self.timeout_rate
+            is self.truncation_rate
+            is self.tpot_s
+            is None
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +92,8 @@ class ShapePolicy:
     `weights`: candidates under experiment, each with the share of the calls that it gets whatever its score; the
     others share the rest by score. `roles`: the candidates of calls that say they are a `draft` or `final` step.
     `sticky`: what the target of a task's last call has cached counts in its favour. `shadow`: see there.
+    `completed_when`: how it shows from a call that its task is completed, where nobody says so; `abandoned_after_s`: a
+    task that is neither completed nor failed is given up after so long a silence.
     `keepalive_s`: a stream's head and comments are sent this often before its first token (None = nothing is sent
     before it). `cache_ttl_s`: answers to deterministic calls are kept this long (None = not at all).
     """
@@ -96,6 +110,8 @@ class ShapePolicy:
     roles: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     sticky: bool = True
     shadow: Shadow | None = None
+    completed_when: CompletedWhen = "finish_stop"
+    abandoned_after_s: float = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +128,10 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """One loaded version of policy.yaml."""
+    """One loaded version of policy.yaml.
+
+    `max_ejected`: of a call's candidates, the share that may rest for failures at a time.
+    """
 
     hash: str
     shapes: dict[str, ShapePolicy]
@@ -120,6 +139,7 @@ class Policy:
     retries: Retries = field(default_factory=Retries)
     explore: float = 0.02
     half_life_s: float = 60.0
+    max_ejected: float = 1.0
     rules: tuple[Rule, ...] = ()
 
     def for_shape(self, shape: str) -> ShapePolicy:

@@ -7,20 +7,29 @@ while nothing it was weighed from has changed.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from statistics import median
 
 from router.catalog import Target
 from router.decision import Candidate, Prediction
 from router.fleet import Health, Weighed
+from router.lengths import Length
 from router.outlook import ENOUGH_SAMPLES, RATE_EVIDENCE, Outlook
 from router.policy import Objective, ShapePolicy, Slo
 from router.predict import predict, ttft_p95_s
 from router.query import Query
 
-NO_SLO = Slo()
+CUT_SHORT = frozenset({"speed", "cost_per_completed_task"})  # objectives to which an answer cut short is none
 LARGEST_TRUNCATION = 0.9  # however many answers are cut, one in ten is hoped for
-PAGE_BURN = 14.4  # times the budget: the rate at which the SRE workbook pages. Here it adds a whole score
+# Share of timeouts where the policy has no limit; where money is the objective, timeouts are weighed by what they cost.
+DEFAULT_BUDGETS: dict[Objective, float | None] = {
+    "ttft": 0.005,
+    "speed": 0.005,
+    "completion_p95": 0.005,
+    "cost_per_completed_task": None,
+}
+DOUBLING_BURN = 5.0  # so many times the budget, and once more, add a whole score
 
 
 def scored(
@@ -30,13 +39,16 @@ def scored(
     well: list[tuple[Target, Health]],
     outlooks: list[Outlook],
     output_tokens: int,
+    length: Length | None = None,
 ) -> list[Candidate]:
-    """Candidates, best first: those within the SLO before the others, then by score."""
+    """Candidates, best first: those within the SLO before the others, then by score. `length`: of such answers."""
     found = []
+    longest = 0.0 if length is None or rules.objective not in CUT_SHORT else length.longest
     for (target, health), outlook in zip(well, outlooks, strict=True):
-        kept = health.weighed.get(shape)
+        is_tight, kept = longest > 0.0 and room_of(target, query) < longest, health.weighed.get(shape)
         if (
-            kept is None
+            is_tight
+            or kept is None
             or kept.outlook is not outlook
             or kept.in_flight != health.in_flight
             or kept.output_tokens != output_tokens
@@ -46,7 +58,8 @@ def scored(
             or kept.engine is not health.engine
             or kept.stream is not query.stream
         ):
-            found.append(_weigh(query, shape, rules, target, health, outlook, output_tokens))
+            cut = length.share_over(room_of(target, query)) if length is not None and is_tight else 0.0
+            found.append(_weigh(query, shape, rules, target, health, outlook, output_tokens, cut))
         else:
             found.append(kept.candidate)
     if not (query.slo_ttft_s is query.slo_tpot_s is query.deadline_s is None):
@@ -58,6 +71,11 @@ def scored(
     return found
 
 
+def room_of(target: Target, query: Query) -> float:
+    """Tokens that an answer may have."""
+    return math.inf if target.context_tokens is None else target.context_tokens - query.input_tokens
+
+
 def _weigh(
     query: Query,
     shape: str,
@@ -66,23 +84,28 @@ def _weigh(
     health: Health,
     outlook: Outlook,
     output_tokens: int,
+    cut_share: float,
 ) -> Candidate:
-    """One target's prediction, score and misses of the policy's SLO, kept for the next call."""
+    """One target's prediction, score and misses of the policy's SLO, kept for the next call.
+
+    `cut_share`: of answers, those that do not fit in; for the next call they may.
+    """
     prediction = predict(query, shape, target, health, outlook, output_tokens)
-    score = _score(rules, prediction, outlook, query.stream)
+    score = _score(rules, prediction, outlook, query.stream, cut_share)
     misses = slo_misses(rules.slo, outlook, prediction, query.stream)
     candidate = Candidate(target.name, "candidate", score, prediction, misses)
-    health.weighed[shape] = Weighed(
-        candidate,
-        target,
-        outlook,
-        rules,
-        health.engine,
-        health.in_flight,
-        output_tokens,
-        query.input_tokens if outlook.cost_usd is None else None,
-        query.stream,
-    )
+    if not cut_share:
+        health.weighed[shape] = Weighed(
+            candidate,
+            target,
+            outlook,
+            rules,
+            health.engine,
+            health.in_flight,
+            output_tokens,
+            query.input_tokens if outlook.cost_usd is None or health.engine is not None else None,
+            query.stream,
+        )
     return candidate
 
 
@@ -97,7 +120,9 @@ def _rank(candidate: Candidate) -> tuple[int, float]:
     return len(candidate.slo_misses), candidate.score or 0.0
 
 
-def _score(rules: ShapePolicy, prediction: Prediction, outlook: Outlook, stream: bool) -> float | None:
+def _score(
+    rules: ShapePolicy, prediction: Prediction, outlook: Outlook, stream: bool, cut_share: float
+) -> float | None:
     """Objective ÷ share of calls that come to a good end × pressure of the error budget; lower is better.
 
     A call that fails is made again and so are its cost and its wait: a geometric number of tries, 1 ÷ share in the
@@ -110,9 +135,13 @@ def _score(rules: ShapePolicy, prediction: Prediction, outlook: Outlook, stream:
     share = prediction.success_share
     if rules.objective != "cost_per_completed_task":
         base *= prediction.burden
-    if rules.objective in ("speed", "cost_per_completed_task"):
-        share *= 1.0 - min(outlook.truncation_rate or 0.0, LARGEST_TRUNCATION)
-    return base / share * pressure(outlook, rules.slo.timeout_rate)
+    if rules.objective in CUT_SHORT:
+        share *= 1.0 - min(max(outlook.truncation_rate or 0.0, cut_share), LARGEST_TRUNCATION)
+    if rules.objective == "cost_per_completed_task":
+        share *= outlook.task_share
+    if outlook.recent_timeouts and (budget := rules.slo.timeout_rate or DEFAULT_BUDGETS[rules.objective]):
+        base *= pressure(outlook, budget)
+    return base / share
 
 
 def objective_value(objective: Objective, prediction: Prediction, stream: bool) -> float | None:
@@ -127,18 +156,16 @@ def objective_value(objective: Objective, prediction: Prediction, stream: bool) 
     return prediction.cost_usd
 
 
-def pressure(outlook: Outlook, budget: float | None) -> float:
-    """How much a target counts as worse for spending its error budget of timeouts too fast: 1 + (burn − 1) ÷ 14.4.
+def pressure(outlook: Outlook, budget: float) -> float:
+    """How much a target counts as worse for spending its error budget of timeouts too fast: 1 + (burn − 1) ÷ 5.
 
     Burn is the rate of timeouts ÷ the budget (SRE workbook, chapter 5). The workbook asks a short and a long window so
-    that a lone error is no alarm; here the short one is the estimate's half-life, and in the long one's place stand
-    RATE_EVIDENCE calls that kept to the budget.
+    that a lone error is no alarm; here the short one is the last calls of all shapes, since who hangs does so whatever
+    is asked, and in the long one's place stand RATE_EVIDENCE calls that kept to the budget.
     """
-    if not budget or not outlook.timed_out:
-        return 1.0
-    calls = outlook.calls + RATE_EVIDENCE
-    burn = (outlook.timed_out + RATE_EVIDENCE * budget) / calls / budget
-    return 1.0 + max(0.0, burn - 1.0) / PAGE_BURN
+    calls = outlook.recent_calls + RATE_EVIDENCE
+    burn = (outlook.recent_timeouts + RATE_EVIDENCE * budget) / calls / budget
+    return 1.0 + max(0.0, burn - 1.0) / DOUBLING_BURN
 
 
 def _with_typical_cost(found: list[Candidate]) -> list[Candidate]:
@@ -172,7 +199,7 @@ def _lower(limit: float | None, hint: float | None) -> float | None:
 
 def slo_misses(slo: Slo, outlook: Outlook, prediction: Prediction, stream: bool) -> tuple[str, ...]:
     """The limits that the target would miss, in words; what too few samples speak for is not held against it."""
-    if slo == NO_SLO:
+    if slo.is_none:
         return ()
     figures: list[tuple[str, float, float | None]] = []
     if outlook.completion_weight >= ENOUGH_SAMPLES:

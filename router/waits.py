@@ -1,7 +1,7 @@
 """`Waits`: how long calls wait at one target: for the first token, for each further one, for the whole.
 
-Calls on their way are known by the moment they began. A first token teaches at once; a call that still waits for it
-says "at least so long", and calls begun in an old regime say nothing of the new one.
+A first token teaches at once; a call that still waits for it says "at least so long", and calls begun in an old
+regime say nothing of the new one.
 In: begins, first tokens, outcomes, digests of outcomes. Out: three `Pace`s, and what the calls on their way
 say beyond them.
 """
@@ -9,9 +9,7 @@ say beyond them.
 from __future__ import annotations
 
 import math
-from bisect import bisect_left, insort
 from dataclasses import dataclass, field
-from itertools import islice, takewhile
 
 from router.digest import COLLECTED_S, Digest
 from router.histogram import midpoint
@@ -22,14 +20,16 @@ from router.pace import ALARM_SLOW, MOST_SPREADS, SLACK, Pace
 COLD_TTFT_S = 1.0
 COLD_TPOT_S = 0.03
 COLD_WHOLE_S = 5.0
-SAME_S = 1e-4  # clocks are read anew at each event
+HUNG_SPREADS = 4.0  # 10 times as long as usual or so: one call in 500 of a target that is well
+MEAN_SHARE = 0.02  # of the last call in `mean_s`
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Began:
-    """A call at the target. `expected`: the usual logarithm of its wait for a first token at the load it met.
+    """A call at the target, handed to whoever tells of its first token and its end.
 
-    `is_waiting`: for that token, which a call that is not streamed never gets.
+    `expected`: the usual logarithm of its wait for a first token at the load it met. `is_waiting`: for that token,
+    which a call that is not streamed never gets.
     """
 
     at_s: float
@@ -45,38 +45,49 @@ class Waits:
     first: Pace = field(default_factory=lambda: Pace(COLD_TTFT_S, 0.5))
     token: Pace = field(default_factory=lambda: Pace(COLD_TPOT_S, 0.3))
     whole: Pace = field(default_factory=lambda: Pace(COLD_WHOLE_S, 0.7))
-    calls: list[Began] = field(default_factory=list)  # oldest first
+    waiting: dict[Began, None] = field(
+        default_factory=dict, compare=False
+    )  # for a first token, as they began
     heard_s: float = -math.inf  # when something was learnt last
+    mean_s: float = 0.0  # of whole calls of whatever shapes; 0 = none has ended
 
-    def start(self, shape: str, load: int, now: float, is_stream: bool) -> None:
+    def start(self, shape: str, load: int, now: float, is_stream: bool) -> Began:
+        if not is_stream:
+            return Began(now, load, 0.0, False)
         first = self.first
-        expected = first.idle(shape) - first.now + first.slope() * (load - first.load)
-        insort(self.calls, Began(now, load, expected, is_stream), key=_at_s)
+        expected = first.usually(shape) + first.slope * (load - first.load)
+        call = Began(now, load, expected, True)
+        self.waiting[call] = None
+        return call
 
-    def first_token(self, shape: str, ttft_s: float, now: float) -> None:
-        call = self._find(now - ttft_s, is_waiting=True)
-        if call is not None and call.is_waiting:
+    def first_token(self, shape: str, ttft_s: float, call: Began, now: float) -> None:
+        if call.is_waiting:
             call.is_waiting = False
+            del self.waiting[call]
             self._learn_first(shape, ttft_s, call, now)
 
-    def end(self, outcome: Outcome, now: float) -> Slow:
+    def end(self, outcome: Outcome, call: Began | None, now: float) -> Slow:
         """Takes in what became of a call; returns how much longer than usual it was expected to wait."""
-        call = self._find(now - outcome.total_s, is_waiting=outcome.ttft_s is None)
-        if call is not None:
-            self.calls.remove(call)
-        if outcome.result in NO_FIRST_TOKEN:
-            if call is None or call.is_waiting:
-                self._learn_first(outcome.shape, outcome.total_s, call, now)
+        result, shape, ttft_s = outcome.result, outcome.shape, outcome.ttft_s
+        is_new = call is None or call.is_waiting
+        if call is not None and call.is_waiting:
+            call.is_waiting = False
+            del self.waiting[call]
+        if result == "ok":
+            self.mean_s += (outcome.total_s - self.mean_s) * (MEAN_SHARE if self.mean_s else 1.0)
+            if ttft_s is None:
+                self._learn(self.whole, shape, outcome.total_s, call, now)
             else:
-                self._learn(self.whole, outcome.shape, outcome.total_s, call, now)
-        elif outcome.result == "ok" and outcome.ttft_s is None:
-            self._learn(self.whole, outcome.shape, outcome.total_s, call, now)
-        elif outcome.result == "ok" and outcome.ttft_s is not None:
-            if call is None or call.is_waiting:
-                self._learn_first(outcome.shape, outcome.ttft_s, call, now)
-            if outcome.tpot_s is not None:
-                self._learn(self.token, outcome.shape, outcome.tpot_s, call, now)
-        return self.slow(outcome.shape, outcome.output_tokens, call)
+                if is_new:
+                    self._learn_first(shape, ttft_s, call, now)
+                if outcome.tpot_s is not None:
+                    self._learn(self.token, shape, outcome.tpot_s, call, now)
+        elif result in NO_FIRST_TOKEN:
+            if is_new:
+                self._learn_first(shape, outcome.total_s, call, now)
+            else:
+                self._learn(self.whole, shape, outcome.total_s, call, now)
+        return self.slow(shape, outcome.output_tokens, call)
 
     def absorb(self, shape: str, digest: Digest, now: float) -> None:
         """What others saw, at loads unknown; their streams' whole waits are known from their parts. Calls that may have
@@ -97,28 +108,35 @@ class Waits:
             self.token.learn(shape, sums.tpot_s / sums.tpot_ended, None, now, sums.tpot_ended)
         self.heard_s = max(self.heard_s, now)
 
-    def slower(self, now: float) -> float:
-        """The logarithm of how many times as long the target takes as it seemed to, by the calls that still wait for
-        their first token: mostly 0, as a call in its normal time tells nothing."""
+    def overdue(self, now: float) -> tuple[float, int]:
+        """What the calls that still wait for their first token say; mostly nothing, as in its normal time none does.
+
+        The logarithm of how many times as long the target takes as it seemed to; and how many of them wait so long
+        that they may wait for ever.
+        """
         first, drift = self.first, self.first.slower
-        excess, level_sum, weight = drift.excess, drift.level_sum, drift.weight
-        for call in self.calls:
-            if call.is_waiting and first.changed_s <= call.at_s < now:
+        excess, level_sum, weight, hung = drift.excess, drift.level_sum, drift.weight, 0
+        for call in self.waiting:
+            if first.changed_s <= call.at_s < now:
                 level = math.log(now - call.at_s) - call.expected
-                spreads = min((level - first.now) / first.spread, MOST_SPREADS)
+                spreads = (level - first.now) / first.spread
                 if spreads > SLACK:
-                    excess, level_sum, weight = excess + spreads - SLACK, level_sum + level, weight + 1.0
-        return max(0.0, level_sum / weight - first.now) if excess > ALARM_SLOW else 0.0
+                    hung += spreads > HUNG_SPREADS
+                    excess += min(spreads, MOST_SPREADS) - SLACK
+                    level_sum, weight = level_sum + level, weight + 1.0
+        return max(0.0, level_sum / weight - first.now) if excess > ALARM_SLOW else 0.0, hung
 
     def slow(self, shape: str, output_tokens: float | None, call: Began | None = None) -> Slow:
         """How much longer than usual waits are just now: of a stream its parts', else the whole's."""
         first, token = self.first, self.token
         if not first.pooled.weight and self.whole.pooled.weight:
-            return Slow(1.0, _times(self.whole, call))
+            return 1.0, _times(self.whole, call)
         ttft = _times(first, call)
-        first_s = math.exp(first.idle(shape) - first.now)
-        rest_s = (output_tokens or 0.0) * math.exp(token.idle(shape) - token.now)
-        return Slow(ttft, (first_s * ttft + rest_s * _times(token, call)) / (first_s + rest_s))
+        if not output_tokens:
+            return ttft, ttft
+        first_s = math.exp(first.usually(shape))
+        rest_s = output_tokens * math.exp(token.usually(shape))
+        return ttft, (first_s * ttft + rest_s * _times(token, call)) / (first_s + rest_s)
 
     def _learn_first(self, shape: str, wait_s: float, call: Began | None, now: float) -> None:
         """A new regime of the first token's wait is taken for one of the pace too, until calls that end tell of it."""
@@ -126,24 +144,14 @@ class Waits:
             self.token.follow(self.first)
 
     def _learn(self, pace: Pace, shape: str, wait_s: float, call: Began | None, now: float) -> bool:
-        self.heard_s = max(self.heard_s, now)
+        if now > self.heard_s:
+            self.heard_s = now
         if call is None:
             return pace.learn(shape, wait_s, None, now)
         return call.at_s >= pace.changed_s and pace.learn(shape, wait_s, call.load, now)
 
-    def _find(self, at_s: float, is_waiting: bool) -> Began | None:
-        """Of calls begun at once rather one that waits, or rather one that does not."""
-        first = bisect_left(self.calls, at_s - SAME_S, key=_at_s)
-        near = takewhile(lambda call: call.at_s <= at_s + SAME_S, islice(self.calls, first, None))
-        return min(
-            near, key=lambda call: (call.is_waiting != is_waiting, abs(call.at_s - at_s)), default=None
-        )
-
 
 def _times(pace: Pace, call: Began | None) -> float:
-    extra = 0.0 if call is None else pace.slope() * (call.load - pace.load)
-    return math.exp(pace.now + extra)
-
-
-def _at_s(call: Began) -> float:
-    return call.at_s
+    if call is None:
+        return math.exp(pace.now)
+    return math.exp(pace.now + pace.slope * (call.load - pace.load))

@@ -29,7 +29,7 @@ def ask_node(url: str, key: str, scenarios: Mapping[str, Iterable[str]]) -> dict
     node = shutil.which("node")
     if node is None:
         pytest.skip("the official Node clients need node, which is not installed")
-    script = shutil.copy(Path(__file__).with_suffix(".mjs"), _folder())
+    script = shutil.copy(Path(__file__).with_suffix(".mjs"), clients_folder())
     wanted = json.dumps({model: list(names) for model, names in scenarios.items()})
     env = {**os.environ, "BASE_URL": url, "KEY": key}
     done = subprocess.run([node, script, wanted], env=env, capture_output=True, text=True, timeout=PATIENCE_S)
@@ -38,7 +38,7 @@ def ask_node(url: str, key: str, scenarios: Mapping[str, Iterable[str]]) -> dict
     return said
 
 
-def _folder() -> Path:
+def clients_folder() -> Path:
     """With the packages in it."""
     folder = Path(os.environ.get("SPARKGATE_TEST_DIR", ROOT / ".sparkgate-test")) / "node"
     folder.mkdir(parents=True, exist_ok=True)

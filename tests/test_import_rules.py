@@ -22,7 +22,7 @@ MAY_IMPORT = {
 }
 # Each may import those before it; `app` stands for the files directly in gateway/.
 GATEWAY_ORDER = (
-    *("config", "ledger", "callers", "upstreams", "wire", "http", "dispatch"),
+    *("config", "telemetry", "ledger", "callers", "upstreams", "wire", "http", "dispatch"),
     *("surfaces", "control", "bench", "app", "supervise", "cli"),
 )
 NOT_IN_ROUTER = {"asyncio", "logging", "os", "random", "socket", "threading", "time"}  # decisions are pure

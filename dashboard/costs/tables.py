@@ -48,7 +48,9 @@ def top_row(
                 f"{tasks.completed:,} of {ended:,} ended tasks",
             ),
             markup.card("per_task", "Cost / completed task", per_task, f"{tasks.tasks:,} tasks began"),
-            markup.card("lost", "Failed and abandoned", gone_usd, f"in {int(gone['calls'].sum()):,} calls"),
+            markup.card(
+                "lost", "Failed and abandoned", gone_usd, f"in {int(gone['attempts'].sum()):,} attempts"
+            ),
             *trial,
         ],
         wide=True,
@@ -87,7 +89,7 @@ def lost_money(rows: pd.DataFrame, colour: Mapping[str, str]) -> Html:
         Column("Workflow"),
         Column("Outcome"),
         Column("Target"),
-        Column("Calls", True),
+        Column("Attempts", True),
         Column("Cost", True),
     ]
     body: list[list[Content]] = [
@@ -95,7 +97,7 @@ def lost_money(rows: pd.DataFrame, colour: Mapping[str, str]) -> Html:
             row["workflow"],
             row["task_status"],
             markup.chip(row["target"], colour[row["target"]]),
-            figures.count(row["calls"]),
+            figures.count(row["attempts"]),
             figures.total_usd(row["cost_usd"], row["unpriced"]),
         ]
         for row in rows.sort_values("cost_usd", ascending=False).to_dict("records")

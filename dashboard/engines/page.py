@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 
 import pandas as pd
@@ -22,7 +22,7 @@ from dashboard.spans import SPANS, Span
 from dashboard.sums import local, time_axis
 
 _REFRESH_S = 10
-_LONGEST = SPANS["7 d"]
+_LONGEST = SPANS["30 d"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,19 +167,19 @@ def _no_engine() -> markup.Html:
             "; it is sampled every ten seconds.",
         ]
     )
-    return markup.box("info", "No engine has been sampled in the last 7 days", body)
+    return markup.box("info", "No engine has been sampled in the last 30 days", body)
 
 
 @st.cache_data(show_spinner=False, max_entries=32)
 def _reread(_ledger: Engine, target: str, span: Span, tick: int) -> _Read:
     """`tick` is part of the cache's key: a new one reads anew."""
-    end = datetime.now(UTC)
+    end = page.now()
     start = span.start(end)
     return _Read(
         start=start,
         end=end,
         load=queries.load(_ledger, target, start, span.bucket_s),
         states=queries.states(_ledger, target, start, end, span.bucket_s),
-        latencies=queries.by_concurrency(_ledger, target, start, span.length_s),
+        latencies=queries.by_concurrency(_ledger, target, start),
         tokens=queries.tokens(_ledger, target, start, span.bucket_s),
     )

@@ -8,6 +8,7 @@ import pandas as pd
 from sqlalchemy import Engine
 
 from dashboard.database import read
+from dashboard.queries import AT, total
 
 CONCURRENCIES = ("1", "2-4", "5-8", "9-16", "17+")  # the engine's own bands of sequences
 _LIMITS = [1.5, 4.5, 8.5, 16.5]
@@ -63,33 +64,34 @@ def states(engine: Engine, target: str, start: datetime, end: datetime, bucket_s
     return read(engine, _STATES, target=target, start=start, end=end, bucket_s=bucket_s)
 
 
-# Histograms older than two days are kept by the hour: over a longer span, load is averaged over hours too.
+# Histograms that are older than some hours are of longer spans: each row is put beside the mean load of its own span.
 _BY_CONCURRENCY = """
-WITH busy AS (
-    SELECT date_bin(make_interval(secs => :bin_s), sampled_at, 'epoch') AS at,
-           width_bucket(CAST(avg(coalesce(running, 0)) AS float8), CAST(:limits AS float8[])) AS band
-    FROM engine_samples WHERE target = :target AND sampled_at >= :start
-    GROUP BY 1
+WITH measured AS MATERIALIZED (
+    SELECT minute, span_s, metric, k, n FROM latency_histograms WHERE target = :target AND minute >= :start
+), busy AS MATERIALIZED (
+    SELECT minute, span_s, width_bucket(mean, CAST(:limits AS float8[])) AS band
+    FROM (SELECT DISTINCT minute, span_s FROM measured) AS spans CROSS JOIN LATERAL (
+        SELECT CAST(avg(coalesce(running, 0)) AS float8) AS mean FROM engine_samples
+        WHERE target = :target AND sampled_at >= minute AND sampled_at < minute + make_interval(secs => span_s)
+    ) AS load
+    WHERE mean IS NOT NULL
 )
-SELECT band, metric, bucket.k, CAST(sum(bucket.n) AS bigint) AS n
-FROM busy JOIN latency_histograms AS h
-     ON h.target = :target AND h.minute >= :start
-        AND date_bin(make_interval(secs => :bin_s), h.minute, 'epoch') = busy.at,
-     unnest(h.k, h.n) AS bucket(k, n)
+SELECT band, metric, k, sum(n) AS n
+FROM (
+    SELECT band, metric, unnest(k) AS k, unnest(n) AS n
+    FROM busy JOIN measured USING (minute, span_s)
+) AS cells
 GROUP BY 1, 2, 3
 """
 
 
-def by_concurrency(engine: Engine, target: str, start: datetime, span_s: int) -> pd.DataFrame:
+def by_concurrency(engine: Engine, target: str, start: datetime) -> pd.DataFrame:
     """Columns band (index into `CONCURRENCIES`), metric, k, n: latencies by how many sequences ran."""
-    bin_s = 60 if span_s <= 86_400 else 3600
-    return read(engine, _BY_CONCURRENCY, target=target, start=start, bin_s=bin_s, limits=_LIMITS)
+    return read(engine, _BY_CONCURRENCY, target=target, start=start, limits=_LIMITS)
 
 
-_TOKENS = """
-SELECT date_bin(make_interval(secs => :bucket_s), started_at, 'epoch') AS at,
-       CAST(coalesce(sum(output_tokens), 0) AS bigint) AS output_tokens
-FROM attempts WHERE id >= uuid_floor(:start) AND started_at >= :start AND target = :target
+_TOKENS = f"""
+SELECT {AT}, {total("output_tokens")} FROM attempt_sums WHERE at >= :start AND target = :target
 GROUP BY 1 ORDER BY 1
 """
 

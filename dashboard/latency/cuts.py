@@ -34,9 +34,9 @@ def column(metric: str, figure: str) -> str:
     return f"{name}_n" if figure == "n" else f"{name}_{figure}_s"
 
 
-def over_time(buckets: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Indexed by at: n and the quantiles, over all targets in `buckets`."""
-    return quantiles(buckets, metric, ["at"])
+def over_time(buckets: pd.DataFrame) -> pd.DataFrame:
+    """Indexed by at: n and the quantiles. `buckets` has at, k, n, of one metric."""
+    return quantiles(buckets.assign(metric="it"), "it", ["at"])
 
 
 def heat(buckets: pd.DataFrame, times: pd.DatetimeIndex) -> tuple[list[float], pd.DataFrame]:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 
 import pandas as pd
 import streamlit as st
 from sqlalchemy import Engine
 
-from dashboard import frame, markup, page, sample, sections
+from dashboard import frame, markup, page, rows, sections, sums
 from dashboard import queries as ledger_queries
 from dashboard.frame import View
-from dashboard.latency import charts, cuts, queries, tables
+from dashboard.latency import charts, cuts, measured, queries, tables
 from dashboard.palette import colours
 from dashboard.spans import Span
 from dashboard.sums import local, time_axis
@@ -27,10 +27,10 @@ _SHOWN_SIZES = 40
 class _Read:
     start: datetime
     end: datetime
-    series: pd.DataFrame
+    over_time: pd.DataFrame
     totals: pd.DataFrame
     sizes: pd.DataFrame
-    sample: sample.Sample
+    sample: rows.Sample
 
 
 def latency() -> None:
@@ -50,50 +50,42 @@ def _targets() -> list[str]:
 
 
 def _content(metric: str, target: str | None, ledger: Engine, view: View) -> None:
-    read = _reread(ledger, view.span, view.shape, metric, view.span.tick(page.now()))
+    read = _reread(ledger, view.span, view.shape, metric, target, view.span.tick(page.now()))
     if read.totals.empty:
         sections.nothing_yet(ledger_queries.last_call_at(ledger), view.span, view.shape, page.now())
         return
     colour = colours(ledger_queries.targets(ledger)["name"], {*read.totals["target"]})
-    series, totals, sizes = (
-        rows if target is None else rows[rows["target"] == target]
-        for rows in (read.series, read.totals, read.sizes)
+    totals, sizes = (
+        each if target is None else each[each["target"] == target] for each in (read.totals, read.sizes)
     )
-    _charts(read, series, totals[totals["metric"] == metric], metric, view.span, colour)
+    _charts(read, totals[totals["metric"] == metric], metric, view.span, colour)
     with page.panel("latency_by_shape"):
         page.show(markup.heading("By target and task shape", tables.FEW_NOTE))
-        rows = cuts.table(totals, ["target", "shape"])
-        page.show(tables.quantiles(rows, ["target", "shape"], colour, "latency-by-shape"))
-        page.export(rows, "latency_by_target_and_shape")
+        table = cuts.table(totals, ["target", "shape"])
+        page.show(tables.quantiles(table, ["target", "shape"], colour, "latency-by-shape"))
+        page.export(table, "latency_by_target_and_shape")
     with page.panel("latency_by_size"):
         by = ["target", "shape", "size"]
         page.show(
             markup.heading("By input size", f"of {read.sample.words}, the busiest {_SHOWN_SIZES} groups")
         )
-        rows = cuts.table(sizes, by)
-        page.show(tables.quantiles(rows.head(_SHOWN_SIZES), by, colour, "latency-by-size"))
-        page.export(rows.assign(size=[queries.SIZES[it] for it in rows["size"]]), "latency_by_input_size")
+        table = cuts.table(sizes, by)
+        page.show(tables.quantiles(table.head(_SHOWN_SIZES), by, colour, "latency-by-size"))
+        page.export(table.assign(size=[measured.SIZES[it] for it in table["size"]]), "latency_by_input_size")
 
 
-def _charts(
-    read: _Read,
-    series: pd.DataFrame,
-    totals: pd.DataFrame,
-    metric: str,
-    span: Span,
-    colour: dict[str, str],
-) -> None:
+def _charts(read: _Read, totals: pd.DataFrame, metric: str, span: Span, colour: dict[str, str]) -> None:
     label = cuts.METRICS[metric]
-    if series.empty:
+    if read.over_time.empty:
         page.show(markup.box("info", f"No samples of {label}", _WHY_NONE[metric]))
         return
     zone = str(page.reader_zone())
-    axis, rows = time_axis(read.start, read.end, span, zone), local(series, zone)
-    edges, counts = cuts.heat(rows, axis.buckets)
+    axis, over_time = time_axis(read.start, read.end, span, zone), local(read.over_time, zone)
+    edges, counts = cuts.heat(over_time, axis.buckets)
     with page.panel("latency_time"):
         page.show(markup.heading(f"{label} over time"))
         page.show(markup.legend(charts.HUES, charts.HUES, "hollow points: too few samples for that quantile"))
-        page.chart(charts.quantiles(cuts.over_time(rows, metric), axis, label), "latency_time")
+        page.chart(charts.quantiles(cuts.over_time(over_time), axis, label), "latency_time")
     with st.container(key="charts"):
         left, right = st.columns(2)
         with left, page.panel("latency_heat"):
@@ -113,16 +105,18 @@ _WHY_NONE = {
 
 
 @st.cache_data(show_spinner=False, max_entries=32)
-def _reread(_ledger: Engine, span: Span, shape: str | None, metric: str, tick: int) -> _Read:
+def _reread(
+    _ledger: Engine, span: Span, shape: str | None, metric: str, target: str | None, tick: int
+) -> _Read:
     """`tick` is part of the cache's key: a new one reads anew."""
-    end = datetime.now(UTC)
+    end = page.now()
     start = span.start(end)
-    chosen = sample.of_span(_ledger, start, end, shape)
+    chosen = sums.sampled(_ledger, span, shape, tick)
     return _Read(
         start=start,
         end=end,
-        series=queries.over_time(_ledger, start, span.bucket_s, metric, shape),
-        totals=queries.totals(_ledger, start, shape),
-        sizes=queries.by_input_size(_ledger, chosen),
+        over_time=queries.over_time(_ledger, start, span.bucket_s, metric, shape, target),
+        totals=ledger_queries.latency_buckets(_ledger, start, shape),
+        sizes=measured.by_input_size(chosen.calls),
         sample=chosen,
     )

@@ -12,7 +12,7 @@ import pandas as pd
 
 from dashboard import figures, markup
 from dashboard.latency.cuts import METRICS, NAMES, column
-from dashboard.latency.queries import SIZES
+from dashboard.latency.measured import SIZES
 from dashboard.markup import Column, Content, Html
 from dashboard.quantiles import FEW_FOR_P99, FEW_SAMPLES, NEEDED
 

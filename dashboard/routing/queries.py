@@ -1,8 +1,4 @@
-"""The SQL of the routing page.
-
-Why a target was chosen stands in each exchange's `decision`, which is read from a bounded sample (see `sample`);
-how attempts ended is counted over all of them.
-"""
+"""The SQL of the routing page: why targets were chosen, why others were passed over, how attempts ended."""
 
 from __future__ import annotations
 
@@ -12,79 +8,48 @@ import pandas as pd
 from sqlalchemy import Engine
 
 from dashboard.database import read
-from dashboard.sample import CTE, Sample
+from dashboard.queries import AT, NO_SHAPE, OF_SHAPE, total
 
 NO_TARGET = "(none)"
 
 _WHY = f"""
-WITH {CTE}, read AS (
-    SELECT coalesce(shape, '(no shape)') AS shape, target, decision,
-           CASE WHEN jsonb_typeof(decision -> 'candidates') = 'array' THEN decision -> 'candidates'
-                ELSE '[]' END AS tried
-    FROM sampled
-)
-SELECT shape, coalesce(tried -> 0 ->> 'target', '{NO_TARGET}') AS chosen,
-       CASE
-           WHEN decision IS NULL THEN 'refused before routing'
-           WHEN jsonb_array_length(tried) = 0 THEN 'no target could serve'
-           WHEN decision ->> 'explored' = 'true' THEN 'explored'
-           WHEN starts_with(decision ->> 'reason', 'the model name pins') THEN 'named by the caller'
-           WHEN tried -> 0 ->> 'role' = 'fallback' THEN 'fallback: no candidate could serve'
-           WHEN tried -> 1 IS NULL OR tried -> 1 ->> 'role' = 'fallback' THEN 'only candidate that could serve'
-           WHEN tried #>> '{{0,slo_misses}}' = '[]' AND tried #>> '{{1,slo_misses}}' <> '[]'
-               THEN 'meets the SLO, the next would not'
-           ELSE 'best score'
-       END AS why,
-       count(*) AS calls,
-       count(*) FILTER (WHERE target IS DISTINCT FROM tried -> 0 ->> 'target') AS moved
-FROM read GROUP BY 1, 2, 3 ORDER BY 1, 4 DESC
+SELECT coalesce(nullif(shape, ''), '{NO_SHAPE}') AS shape, coalesce(nullif(chosen, ''), '{NO_TARGET}') AS chosen, why,
+       {total("calls")}, CAST(coalesce(sum(calls) FILTER (WHERE moved), 0) AS bigint) AS moved
+FROM choice_sums WHERE at >= :start AND {OF_SHAPE}
+GROUP BY 1, 2, 3 ORDER BY 1, 4 DESC
 """
 
 
-def why(engine: Engine, sample: Sample) -> pd.DataFrame:
+def why(engine: Engine, start: datetime, shape: str | None) -> pd.DataFrame:
     """Columns shape, chosen (the first choice), why, calls, moved: answered by another target."""
-    return read(engine, _WHY, **sample.parameters)
+    return read(engine, _WHY, start=start, shape=shape)
 
 
-# Figures in a reason differ from call to call; its kind is the text without them.
 _REJECTIONS = f"""
-WITH {CTE}
-SELECT date_bin(make_interval(secs => :bucket_s), started_at, 'epoch') AS at,
-       passed ->> 'target' AS target,
-       regexp_replace(passed ->> 'reason', '[0-9]+([.][0-9]+)?', '…', 'g') AS kind,
-       count(*) AS calls, max(passed ->> 'reason') AS example
-FROM sampled, jsonb_array_elements(
-    CASE WHEN jsonb_typeof(decision -> 'rejections') = 'array' THEN decision -> 'rejections' ELSE '[]' END
-) AS passed
+SELECT {AT}, target, kind, {total("calls")}, max(example) AS example
+FROM rejection_sums WHERE at >= :start AND {OF_SHAPE}
 GROUP BY 1, 2, 3
 """
 
 
-def rejections(engine: Engine, sample: Sample, bucket_s: int) -> pd.DataFrame:
+def rejections(engine: Engine, start: datetime, bucket_s: int, shape: str | None) -> pd.DataFrame:
     """Columns at, target, kind, calls, example: how often each target was passed over, and in what words."""
-    return read(engine, _REJECTIONS, bucket_s=bucket_s, **sample.parameters)
+    return read(engine, _REJECTIONS, start=start, bucket_s=bucket_s, shape=shape)
 
 
 _DECISIONS = f"""
-WITH {CTE}
-SELECT date_bin(make_interval(secs => :bucket_s), started_at, 'epoch') AS at, count(*) AS calls
-FROM sampled WHERE decision IS NOT NULL GROUP BY 1
+SELECT {AT}, {total("calls")} FROM choice_sums WHERE at >= :start AND why <> 'refused' AND {OF_SHAPE} GROUP BY 1
 """
 
 
-def decisions(engine: Engine, sample: Sample, bucket_s: int) -> pd.DataFrame:
-    """Columns at, calls: how many decisions of the sample were made when."""
-    return read(engine, _DECISIONS, bucket_s=bucket_s, **sample.parameters)
+def decisions(engine: Engine, start: datetime, bucket_s: int, shape: str | None) -> pd.DataFrame:
+    """Columns at, calls: how many decisions were made when."""
+    return read(engine, _DECISIONS, start=start, bucket_s=bucket_s, shape=shape)
 
 
-_ENDS = """
-SELECT date_bin(make_interval(secs => :bucket_s), started_at, 'epoch') AS at, target, result,
-       ordinal > 0 AS is_further, count(*) AS attempts, CAST(sum(cost_usd) AS float8) AS cost_usd
-FROM attempts AS a
-WHERE id >= uuid_floor(:start) AND started_at >= :start AND role IS NULL
-  AND (CAST(:shape AS text) IS NULL OR EXISTS (
-      SELECT FROM exchanges AS e
-      WHERE e.id = a.exchange_id AND e.shape = :shape AND e.id >= uuid_floor(:start)))
+_ENDS = f"""
+SELECT {AT}, target, result, is_further, {total("attempts")}, CAST(sum(cost_usd) AS float8) AS cost_usd
+FROM attempt_sums WHERE at >= :start AND role <> 'shadow' AND {OF_SHAPE}
 GROUP BY 1, 2, 3, 4
 """
 

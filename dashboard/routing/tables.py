@@ -38,6 +38,21 @@ def top_row(ends: pd.DataFrame, why: pd.DataFrame) -> Html:
     )
 
 
+_WHY = {
+    "refused": "refused before routing",
+    "none": "no target could serve",
+    "explored": "explored",
+    "pinned": "named by the caller",
+    "relief": "fallback: relieves a busy candidate",
+    "fallback": "fallback: no candidate could serve",
+    "weighted": "drawn by its weight",
+    "sticky": "holds the start of the task",
+    "only": "only candidate that could serve",
+    "slo": "meets the SLO, the next would not",
+    "score": "best score",
+}
+
+
 def why(rows: pd.DataFrame, colour: Mapping[str, str]) -> Html:
     columns = [
         Column("Shape"),
@@ -52,7 +67,7 @@ def why(rows: pd.DataFrame, colour: Mapping[str, str]) -> Html:
         [
             row["shape"],
             _target(row["chosen"], colour),
-            row["why"],
+            _WHY.get(row["why"], row["why"]),
             figures.count(row["calls"]),
             figures.share(row["calls"], sums[row["shape"]]),
             figures.share(row["moved"], row["calls"]),

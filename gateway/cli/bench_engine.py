@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gateway.cli import bench_runs, options
+from gateway.cli import bench_cost, bench_runs, options
 from gateway.cli.output import Refused, leave, print_error, print_json, print_table
 
 if TYPE_CHECKING:
@@ -76,9 +76,13 @@ def engine(
         Path | None,
         typer.Option(help="The model for llama.cpp.", metavar="FILE", show_default="in the data directory"),
     ] = None,
-    cost: Annotated[
-        float | None, typer.Option(min=0, help="USD an hour of this machine.", metavar="USD")
-    ] = None,
+    cost: bench_cost.Cost = False,
+    usd_per_hour: bench_cost.UsdPerHour = None,
+    tokens_per_s: bench_cost.TokensPerS = None,
+    stored_run: bench_cost.StoredRun = None,
+    utilisation: bench_cost.Utilisation = "1,0.5,0.2",
+    beside: bench_cost.Beside = None,
+    input_per_output: bench_cost.InputPerOutput = 0.0,
     plot: Annotated[Path | None, typer.Option(help="Draw the rates.", metavar="FILE.svg")] = None,
     plot_verified: Annotated[
         Path | None, typer.Option(help="Draw how many drafts are verified.", metavar="FILE.svg")
@@ -88,6 +92,11 @@ def engine(
     as_json: options.Json = False,
 ) -> None:
     """Decode the same prompts with our engine, transformers and llama.cpp in turn; print the rates."""
+    asked = bench_cost.Asked(usd_per_hour, tokens_per_s, stored_run, utilisation, beside, input_per_output)
+    bench_cost.check(cost, asked, config)
+    if cost and asked.needs_no_measurement:
+        bench_cost.reckon(asked, config, data_dir, as_json=as_json)
+        return
     from gateway.bench.engine.chart import lengths, rates
     from gateway.bench.engine.measure import Plan
     from gateway.bench.engine.prompts import KINDS
@@ -130,15 +139,21 @@ def engine(
     if waves:
         notes += remarks(waves, compared)
         begun = {"started_at": started_at.isoformat(), "machine": machine, "interrupted": interrupted}
-        run = begun | _as_json(plan, setup, waves, notes, cost)
+        per_hour = bench_cost.hourly(asked, config) if cost else None
+        measured = _as_json(plan, setup, waves, notes, per_hour)
+        costs = bench_cost.reckoned(asked, measured["figures"], config) if cost else None
+        run = begun | measured
         problem = bench_runs.kept(run, KEPT, "engine", started_at, config, data_dir)
         for file, draw in pictures.values():
             if file is not None:
                 file.write_text(draw(figures(waves), f"sparkgate bench engine, {setup.model}"))
         if as_json:
-            print_json(run | {"stored": problem is None, "not_stored_because": problem})
+            print_json(run | {"costs": costs, "stored": problem is None, "not_stored_because": problem})
         else:
             _show(run)
+            if costs is not None:
+                print()
+                bench_cost.show(costs)
         if problem:
             print_error(f"The run was not stored: {problem}")
     if interrupted:

@@ -1,11 +1,13 @@
 """`sparkgate bench routing`: our routing beside other strategies, in a simulated world with virtual time.
 
-In: options. Out: tables (or JSON on stdout), a picture, a progress bar on stderr.
+In: options. Out: tables (or JSON on stdout), a picture, a row of `bench_runs`, a progress bar on stderr.
 """
 
 from __future__ import annotations
 
 import signal
+from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from gateway.bench.routing.scenarios import Scenario
 
 _ALL = "all"
+_KEPT = ("rows", "claims", "notes", "interrupted")
 _COLUMNS = {
     "p95_s": "p95 s",
     "window_p95_s": "in incidents",
@@ -45,13 +48,15 @@ def routing(
         int | None, typer.Option(min=1, help="Processes that simulate.", show_default="one a core")
     ] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the figures.", metavar="FILE.svg")] = None,
+    config: options.Config = None,
+    data_dir: options.DataDir = options.DATA_DIR,
     as_json: options.Json = False,
 ) -> None:
     """Send the same simulated calls to the same simulated targets under each strategy; print what came of it.
 
     Nothing is called and no time is waited for: seeds decide all. Ours is the router that serves.
     """
-    from gateway.bench.machine import cores
+    from gateway.bench.machine import cores, describe
     from gateway.bench.routing.chart import svg
     from gateway.bench.routing.report import claims, rows
     from gateway.bench.routing.scenarios import SCENARIOS
@@ -60,19 +65,29 @@ def routing(
     bench_runs.check_picture("--plot", plot)
     chosen = [SCENARIOS[name] for name in _chosen("--scenarios", scenarios, tuple(SCENARIOS))]
     ways = _chosen("--strategies", strategies, NAMES)
+    started_at, machine = datetime.now(UTC), describe()
     found, notes, interrupted = _compared(chosen, ways, seeds, workers or cores())
     table, held = rows(found), claims(found, chosen)
+    run: dict[str, Any] = {
+        "settings": {"scenarios": [asdict(each) for each in chosen], "strategies": ways, "seeds": seeds},
+        "machine": machine,
+        "rows": [asdict(each) for each in table],
+        "claims": [asdict(each) for each in held],
+        "notes": notes,
+        "interrupted": interrupted,
+    }
+    problem = (
+        bench_runs.kept(run, _KEPT, "routing", started_at, config, data_dir) if found else "nothing was run"
+    )
     if plot is not None:
         plot.write_text(svg(table, chosen, f"sparkgate bench routing, {seeds} seeds"))
     if as_json:
-        from dataclasses import asdict
-
-        settings = {"scenarios": [asdict(each) for each in chosen], "strategies": ways, "seeds": seeds}
-        parts: dict[str, Any] = {"rows": table, "claims": held, "runs": found}
-        told = {name: [asdict(each) for each in part] for name, part in parts.items()}
-        print_json({"settings": settings, **told, "notes": notes, "interrupted": interrupted})
+        stored = {"stored": problem is None, "not_stored_because": problem}
+        print_json(run | stored | {"runs": [asdict(each) for each in found]})
     else:
         _show(table, held, notes)
+    if problem:
+        print_error(f"The run was not stored: {problem}")
     if interrupted:
         leave(bench_runs.INTERRUPTED)
 

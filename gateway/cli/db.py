@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated
@@ -43,8 +44,12 @@ def maintain(
     data_dir: options.DataDir = options.DATA_DIR,
     as_json: options.Json = False,
 ) -> None:
-    """Drop days past their retention, make the next ones ready, merge old histograms."""
+    """Drop days past their retention, make the next ones ready, merge old histograms and sums.
+
+    A running gateway's drain does it every ten minutes.
+    """
     from gateway.ledger.database import create_engine
+    from gateway.ledger.maintain import lock
     from gateway.ledger.maintain import maintain as run
 
     keep_days = retention_days or options.loaded_deployment(config).deployment.ledger.retention_days
@@ -52,6 +57,7 @@ def maintain(
         engine = create_engine(url, application="sparkgate db maintain")
         try:
             with engine.begin() as connection:
+                lock(connection, wait=True)
                 done = run(connection, datetime.now(UTC), keep_days)
         finally:
             engine.dispose()
@@ -60,4 +66,12 @@ def maintain(
         return
     typer.echo(f"days dropped: {', '.join(done.dropped) or 'none'}")
     typer.echo(f"days made ready: {', '.join(done.made) or 'none'}")
-    typer.echo(f"histograms merged: {done.hours} of an hour, {done.days} of a day")
+    typer.echo(f"histograms merged: {_spans(done.histograms)}")
+    typer.echo(f"sums merged: {_spans(done.sums)}")
+    deleted = ", ".join(f"{rows:,} of {table}" for table, rows in done.deleted.items() if rows)
+    typer.echo(f"old rows deleted: {deleted or 'none'}")
+
+
+def _spans(made: Mapping[int, int]) -> str:
+    names = {60: "a minute", 900: "a quarter of an hour", 3600: "an hour", 86_400: "a day"}
+    return ", ".join(f"{rows:,} of {names[span_s]}" for span_s, rows in made.items())

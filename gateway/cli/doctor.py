@@ -6,7 +6,6 @@ Changes nothing. Exit code 1 when something must be put right. The checks themse
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import typer
@@ -15,7 +14,7 @@ from gateway.cli import options
 from gateway.cli.output import leave, print_json, print_table
 
 if TYPE_CHECKING:
-    from gateway.cli.checks import Check
+    from gateway.cli.checks_data import Check
 
 _COLOURS = {"ok": "green", "note": "yellow", "wrong": "red"}
 
@@ -30,12 +29,15 @@ def doctor(
     data_dir: options.DataDir = options.DATA_DIR,
     as_json: options.Json = False,
 ) -> None:
-    """Check machine, files, ports, database and what runs; exit code 1 if something is wrong."""
+    """Check machine, files, targets, database, disk, ports and what runs; exit code 1 if something is wrong.
+
+    Every target with an address is asked for its list of models, once.
+    """
     from gateway.cli.checks import all_checks
 
     checks = all_checks(config, policy, data_dir.expanduser())
     if as_json:
-        print_json([asdict(check) for check in checks])
+        print_json([check._asdict() for check in checks])
     elif sys.stdout.isatty():
         _print_coloured(checks)
     else:

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from gateway.cli import options, policy_explain, policy_replay, policy_versions
+from gateway.cli import options, policy_explain, policy_replay, policy_versions, price_notes
 from gateway.cli.output import leave, print_error, print_json
 from gateway.cli.policy_files import Checked, check_files
 
@@ -61,6 +61,8 @@ def _print(checked: Checked) -> None:
         typer.echo(f"{checked.names[0]}: right; targets: {', '.join(targets) or 'none'}")
     if checked.policy is not None:
         typer.echo(f"{checked.names[1]}: right; version {checked.policy.hash}")
+    for warning in _warnings(checked):
+        print_error(f"Warning: {warning}")
 
 
 def _print_json(checked: Checked) -> None:
@@ -68,8 +70,15 @@ def _print_json(checked: Checked) -> None:
         {
             "ok": not checked.mistakes,
             "mistakes": [asdict(mistake) for mistake in checked.mistakes],
+            "warnings": _warnings(checked),
             "policy_hash": checked.policy.hash if checked.policy else None,
             "targets": list(checked.deployment.target_names) if checked.deployment else None,
             "disabled": dict(checked.deployment.disabled) if checked.deployment else None,
         }
     )
+
+
+def _warnings(checked: Checked) -> list[str]:
+    if checked.deployment is None or checked.policy is None:
+        return []
+    return price_notes.unheld_budgets(checked.policy, price_notes.unpriced(checked.deployment))

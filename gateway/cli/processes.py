@@ -12,7 +12,7 @@ import typer
 
 from gateway.cli import options
 from gateway.cli.up import Host, Port, Workers
-from gateway.config.variables import DATABASE_URL_VARIABLE
+from gateway.config.variables import GATEWAY_URL_VARIABLE, SIGN_IN_VARIABLE
 
 PartHost = Annotated[str, typer.Option("--host", help="Address to listen on.")]
 
@@ -60,12 +60,16 @@ def dashboard(
     host: PartHost = "127.0.0.1",
     port: Annotated[int | None, typer.Option(help="Default: dashboard_port.", min=1, max=65535)] = None,
 ) -> None:
-    """Run the dashboard. It has no log-in: keep it on loopback or behind one."""
+    """Run the dashboard. Who reaches it from another machine signs in with an API key of scope admin or read."""
     from gateway.ledger.database import resolve_url
     from gateway.supervise.options import Options, make_plan
-    from gateway.supervise.parts import dashboard_command
+    from gateway.supervise.parts import dashboard_command, dashboard_env, local_url
 
     plan = make_plan(Options(config, data_dir=data_dir, dashboard_port=port), os.environ)
     database_url = resolve_url(plan.deployment.database_url, plan.data_dir)
     argv = dashboard_command(host, plan.deployment.dashboard_port)
-    os.execve(argv[0], argv, {**os.environ, DATABASE_URL_VARIABLE: database_url})
+    told = dashboard_env(plan, database_url, local_url(plan.deployment.host, plan.deployment.port))
+    given = {
+        name: os.environ[name] for name in (GATEWAY_URL_VARIABLE, SIGN_IN_VARIABLE) if name in os.environ
+    }
+    os.execve(argv[0], argv, {**os.environ, **told, **given})

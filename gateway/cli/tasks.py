@@ -27,7 +27,9 @@ LISTED = (
     "first_seen_at",
 )
 Caller = Annotated[str | None, typer.Option(help="Name of an API key; left out: of all.")]
-TaskId = Annotated[str, typer.Argument(metavar="TASK_ID", help="As the caller gave it in X-Task-Id.")]
+TaskId = Annotated[
+    str, typer.Argument(metavar="TASK_ID", help="As in X-Task-Id, or the request id of one of its calls.")
+]
 
 
 class Status(StrEnum):
@@ -52,7 +54,7 @@ def list_tasks(
     data_dir: options.DataDir = options.DATA_DIR,
     as_json: options.Json = False,
 ) -> None:
-    """List the newest tasks with their outcome and cost."""
+    """List the newest tasks with their status and cost; calls that are a task of their own and ended it left out."""
     from gateway.ledger.lookups import recent_tasks
 
     found = ask(config, data_dir, lambda engine: recent_tasks(engine, caller, limit, workflow))

@@ -21,6 +21,7 @@ from gateway.config.strict import (
     NonNegativeInt,
     Port,
     PositiveInt,
+    Share,
     Strict,
     Workers,
     mistake,
@@ -77,13 +78,36 @@ class EngineSettings(Strict):
     cost_per_hour_usd: NonNegative | None = 0.20
 
 
-class Prices(Strict):
-    """Dollars per million tokens; what is absent comes from litellm's price map, else is unknown."""
+class TokenPrices(Strict):
+    """Dollars per million tokens. Cached and written tokens are parts of the input, reasoning is a part of the output:
+    without a price of its own, a part costs what the whole does."""
 
     input_usd_per_mtok: NonNegative | None = None
     cached_usd_per_mtok: NonNegative | None = None
     cache_write_usd_per_mtok: NonNegative | None = None
+    cache_write_1h_usd_per_mtok: NonNegative | None = None
     output_usd_per_mtok: NonNegative | None = None
+    reasoning_usd_per_mtok: NonNegative | None = None
+    audio_input_usd_per_mtok: NonNegative | None = None
+    audio_output_usd_per_mtok: NonNegative | None = None
+    image_input_usd_per_mtok: NonNegative | None = None
+    image_output_usd_per_mtok: NonNegative | None = None
+
+
+class PricesAbove(TokenPrices):
+    """Of all tokens of calls with more input than this; what is absent stays as it is below."""
+
+    input_tokens: PositiveInt
+
+
+class Prices(TokenPrices):
+    """What is absent comes from litellm's price map, else is unknown. `service_tiers`: by the name that answers give
+    in `service_tier`; what is absent there is as for other calls."""
+
+    above: tuple[PricesAbove, ...] = ()
+    service_tiers: dict[str, TokenPrices] = Field(default_factory=dict)
+    usd_per_request: NonNegative | None = None
+    usd_per_web_search: NonNegative | None = None
 
 
 class AnyKindOfTarget(Strict):
@@ -150,6 +174,26 @@ class LedgerSettings(Strict):
     retention_days: PositiveInt = 90
 
 
+class TelemetrySettings(Strict):
+    """Traces and metrics for an OpenTelemetry collector, over OTLP/HTTP. Off unless an endpoint is given here or in
+    `OTEL_EXPORTER_OTLP_ENDPOINT`. `sample`: the share of traces to keep of those that begin here."""
+
+    otlp_endpoint: HttpUrl | None = None
+    headers: dict[str, str] = Field(default_factory=dict, repr=False)
+    service_name: NotEmpty | None = None  # default: as OTEL_SERVICE_NAME says, else sparkgate
+    sample: Share = 1.0
+    callers: bool = True  # spans name the caller
+
+
+class DashboardSettings(Strict):
+    """Who has to sign in: at `auto` everybody, unless only this machine can reach the dashboard. `database_url` is that
+    of a role that may only read; left out, one is made on the embedded Postgres, and a server's `database_url` serves.
+    """
+
+    sign_in: Literal["auto", "required", "never"] = "auto"
+    database_url: NotEmpty | None = Field(default=None, repr=False)
+
+
 class Deployment(Strict):
     """sparkgate.yaml. Every key has a default, so an empty file is a working deployment."""
 
@@ -165,6 +209,8 @@ class Deployment(Strict):
     models: dict[str, str | tuple[str, ...]] = Field(default_factory=dict)
     unknown_model: Literal["auto", "reject"] = "auto"
     ledger: LedgerSettings = LedgerSettings()
+    dashboard: DashboardSettings = DashboardSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
 
     @classmethod
     def cross_mistakes(cls, data: Mapping[str, Any]) -> list[tuple[KeyPath, str]]:

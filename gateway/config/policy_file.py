@@ -23,9 +23,21 @@ from pydantic import (
 
 from gateway.config.mistakes import KeyPath
 from gateway.config.strict import Positive, Share, Strict, Tries, did_you_mean, mistake
-from router.policy import Hedge, Objective, Policy, Retries, Rule, Shadow, ShapePolicy, Slo, Timeouts
+from router.policy import (
+    CompletedWhen,
+    Hedge,
+    Objective,
+    Policy,
+    Retries,
+    Rule,
+    Shadow,
+    ShapePolicy,
+    Slo,
+    Timeouts,
+)
 from router.shapes import SHAPES
 
+YEAR_S = 31_536_000
 CONDITIONS = ("header.<name>", "metadata.<key>", "model", "caller", "endpoint", "workflow")
 
 
@@ -170,6 +182,8 @@ class ShapeFile(Strict):
     slo: SloFile = SloFile()
     timeouts: TimeoutsFile = TimeoutsFile()
     hedge: HedgeFile | None = None
+    completed_when: CompletedWhen | None = None
+    abandoned_after_s: Annotated[Positive, Field(le=YEAR_S)] | None = None
     keepalive_s: Positive | None = None
     cache: CacheFile | None = None
 
@@ -187,6 +201,7 @@ class DefaultsFile(ShapeFile):
     retries: RetriesFile = RetriesFile()
     explore: Share = 0.02
     half_life_s: Positive = 60.0
+    max_ejected: Annotated[Share, Field(gt=0)] = 1.0
 
 
 class RuleFile(Strict):
@@ -227,6 +242,7 @@ class PolicyFile(Strict):
             retries=Retries(**self.defaults.retries.model_dump()),
             explore=self.defaults.explore,
             half_life_s=self.defaults.half_life_s,
+            max_ejected=self.defaults.max_ejected,
             rules=tuple(Rule(tuple(rule.when.items()), rule.shape) for rule in self.rules),
         )
 
@@ -244,6 +260,8 @@ def _shape_policy(shape: ShapeFile, base: ShapePolicy) -> ShapePolicy:
         slo=Slo(**_merged(shape.slo, base.slo)),
         timeouts=_capped(Timeouts(**_merged(shape.timeouts, base.timeouts))),
         hedge=base.hedge if shape.hedge is None else shape.hedge.hedge(),
+        completed_when=shape.completed_when or base.completed_when,
+        abandoned_after_s=shape.abandoned_after_s or base.abandoned_after_s,
         keepalive_s=shape.keepalive_s or base.keepalive_s,
         cache_ttl_s=base.cache_ttl_s if shape.cache is None else shape.cache.ttl_s,
     )

@@ -18,7 +18,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from gateway.callers import store, usage
-from gateway.callers.keys import Scope
+from gateway.callers.keys import Key, Scope
 from gateway.callers.spending import Spent, day_of
 from gateway.callers.store import StoredKey, Terms
 from gateway.surfaces.authenticate import authenticate
@@ -49,9 +49,9 @@ class KeyBody(TermsBody):
     scope: Scope = "call"
 
 
-def admin_only(request: Request) -> None:
-    """Raises `Unauthorized` and `Forbidden`."""
-    authenticate(request.headers, request.app.state.keys.ring, ("admin",))
+def admin_only(request: Request) -> Key:
+    """The caller's key. Raises `Unauthorized` and `Forbidden`."""
+    return authenticate(request.headers, request.app.state.keys.ring, ("admin",))
 
 
 def admin_router(

@@ -137,6 +137,8 @@ def _target_states(plane: Plane) -> dict[str, dict[str, Any]]:
         health = plane.fleet.health(name)
         reason = f"disabled: {target.disabled_reason}" if target.disabled_reason else unwell(health, now)
         states[name] = {"usable": reason is None, "reason": reason, "in_flight": health.in_flight}
+        if note := plane.price_notes.get(name):
+            states[name]["cost_unknown"] = note
     return states
 
 
@@ -178,6 +180,8 @@ def _add_ledger(app: FastAPI, plane: Plane) -> None:
     async def outcome(task_id: TaskId, body: OutcomeBody, key: Writer) -> dict[str, Any]:
         record = outcome_record(key.name, task_id, body.status, body.score, body.workflow)
         plane.spool.append(record)
+        if shares := plane.last_targets.take_shares(key.name, task_id):
+            plane.fleet.credit(shares, body.status == "completed", time.monotonic())
         return {"object": "task.outcome", **record["outcome"]}
 
 

@@ -21,11 +21,12 @@ from gateway.ledger.fleet_news import News
 from router.digest import COLLECTED_S, Digest
 from router.fleet import Fleet
 from router.outcome import Outcome
+from router.waits import Began
 
 log = logging.getLogger(__name__)
 INTERVAL_S = COLLECTED_S  # news is known everywhere within 3 s
 ANSWER_WITHIN_S = 3.0
-START_WITHIN_S = 0.25
+START_WITHIN_S = 0.05  # a fresh ledger answers within milliseconds, a large one once calls are taken
 FORGET_EVERY_S = 30.0
 REMEMBERED_CALLS = 10.0  # what the ledger tells of a target and shape weighs no more than so many fresh calls
 _NO_DIGEST = (AttributeError, KeyError, TypeError, ValueError)
@@ -38,8 +39,8 @@ class SharedFleet(Fleet):
         super().__init__(half_life_s)
         self._digests: dict[tuple[str, str], Digest] = {}
 
-    def observe(self, outcome: Outcome, now: float) -> None:
-        super().observe(outcome, now)
+    def observe(self, outcome: Outcome, now: float, call: Began | None = None) -> None:
+        super().observe(outcome, now, call)
         key = (outcome.target, outcome.shape)
         digest = self._digests.get(key)
         if digest is None:
@@ -64,14 +65,19 @@ class FleetWatch:
         self._seen: dict[UUID, float] = {}  # when each was read
         self._forget_s = time.monotonic() + FORGET_EVERY_S
         self._is_warm = self._is_away = False
+        self._warming: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Takes in what the ledger knows, unless the database is slow: then `step` does."""
-        await self._try(self._warm_up(), START_WITHIN_S)
+        """Begins to take in what the ledger knows, and waits for it a moment; `step` waits until it is done."""
+        self._warming = asyncio.create_task(self._try(self._warm_up(), ANSWER_WITHIN_S))
+        await asyncio.wait([self._warming], timeout=START_WITHIN_S)
 
     async def step(self) -> None:
         """Publishes what was learnt since the last step, and takes in what others published."""
-        if not self._is_warm:
+        if self._warming is not None:
+            await self._warming
+            self._warming = None
+        elif not self._is_warm:
             await self._try(self._warm_up(), ANSWER_WITHIN_S)
         await self._try(self._exchange(), ANSWER_WITHIN_S)
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry
+from prometheus_client.registry import Collector
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from gateway.control.key_watch import KeyWatch
 from gateway.control.policy_watch import PolicyWatch
+from gateway.dispatch.last_targets import LastTargets
 from gateway.ledger.spool import Spool
 from router.catalog import Catalog
 from router.fleet import Fleet
@@ -25,6 +26,8 @@ class Plane:
     keys: KeyWatch
     spool: Spool
     database: AsyncEngine
-    registry: Callable[[], CollectorRegistry]
+    registry: Callable[[], Collector]
     version: str
     started_at: float  # Unix seconds
+    price_notes: Mapping[str, str]  # why the costs of a target's calls are unknown, by its name
+    last_targets: LastTargets

@@ -15,6 +15,7 @@ from fastapi import APIRouter, Depends
 from fastapi import Query as QueryParameter
 from pydantic import BaseModel, ConfigDict, Field
 
+from gateway.callers.keys import Key
 from gateway.config.load import load_policy
 from gateway.config.mistakes import ConfigError
 from gateway.config.policy_file import ShapeName
@@ -24,32 +25,43 @@ from gateway.control.explain import explained, query_of_request
 from gateway.control.plane import Plane
 from gateway.control.replay_run import replay
 from gateway.ledger import policies
-from gateway.wire.errors import BadRequest, NotFound, RateLimited
+from gateway.wire.errors import BadRequest, Conflict, NotFound, RateLimited
 from router.decide import UnknownModel
 from router.policy import Policy
 from router.query import Query
 
 MAX_POLICY_CHARS = 1_000_000
 MAX_REPLAYED = 20_000
+API = "api"  # as a version's source, with the name of the key
 REPLAY_WITHIN_S = 60.0
 AT_ONCE = 50  # calls read in one go here, where others' calls wait meanwhile
 Yaml = Annotated[str, Field(max_length=MAX_POLICY_CHARS)]
+Version = Annotated[str, Field(min_length=1, max_length=64)]
+Admin = Annotated[Key, Depends(admin_only)]
 
 
-class PolicyBody(BaseModel):
-    """The body of `PUT /admin/policy` and `POST /admin/policy/check`: the text of a policy.yaml."""
+class CheckBody(BaseModel):
+    """The body of `POST /admin/policy/check`: the text of a policy.yaml."""
 
     model_config = ConfigDict(extra="forbid")
 
     yaml: Yaml
 
 
+class PolicyBody(CheckBody):
+    """The body of `PUT /admin/policy`. With `based_on`, the hash of the version that the text was made from, it is
+    refused if another one is in force by then."""
+
+    based_on: Version | None = None
+
+
 class RollbackBody(BaseModel):
-    """The body of `POST /admin/policy/rollback`."""
+    """The body of `POST /admin/policy/rollback`; `based_on` is the hash of the version to be left."""
 
     model_config = ConfigDict(extra="forbid")
 
-    version: Annotated[str, Field(min_length=1, max_length=64)]  # its id, or its hash, which may be cut short
+    version: Version  # its id, or its hash, which may be cut short
+    based_on: Version | None = None
 
 
 class Described(BaseModel):
@@ -111,6 +123,10 @@ def _checked(plane: Plane, text: str, param: str = "yaml") -> Policy:
         raise BadRequest(str(refused), code="invalid_policy", param=param) from None
 
 
+def _conflict(error: policies.Superseded) -> Conflict:
+    return Conflict(str(error), code="policy_conflict", param="based_on")
+
+
 def _add_versions(router: APIRouter, plane: Plane) -> None:
     database, targets = plane.database, plane.catalog.targets
 
@@ -125,14 +141,20 @@ def _add_versions(router: APIRouter, plane: Plane) -> None:
         return {"object": "policy", "hash": newest.hash, "source": newest.source, "yaml": newest.yaml}
 
     @router.put("")
-    async def publish(body: PolicyBody) -> dict[str, Any]:
-        policy = _checked(plane, body.yaml)
-        async with database.begin() as connection:
-            await policies.publish(connection, "api", policy.hash, body.yaml)
-        return {"object": "policy", "hash": policy.hash, "source": "api", "yaml": body.yaml}
+    async def publish(body: PolicyBody, key: Admin) -> dict[str, Any]:
+        source = f"{API}:{key.name}"
+        try:
+            published = await policy_versions.publish(
+                database, source, "policy", body.yaml, targets, body.based_on
+            )
+        except ConfigError as refused:
+            raise BadRequest(str(refused), code="invalid_policy", param="yaml") from None
+        except policies.Superseded as error:
+            raise _conflict(error) from None
+        return {"object": "policy", "hash": published, "source": source, "yaml": body.yaml}
 
     @router.post("/check")
-    async def check(body: PolicyBody) -> dict[str, Any]:
+    async def check(body: CheckBody) -> dict[str, Any]:
         try:
             policy = load_policy(body.yaml, "policy", targets)
         except ConfigError as refused:
@@ -152,9 +174,12 @@ def _add_versions(router: APIRouter, plane: Plane) -> None:
             raise NotFound(str(error), code="policy_not_found", param="version") from None
 
     @router.post("/rollback")
-    async def rollback(body: RollbackBody) -> dict[str, Any]:
+    async def rollback(body: RollbackBody, key: Admin) -> dict[str, Any]:
+        source = f"{policy_versions.ROLLBACK}:{key.name}"
         try:
-            return await policy_versions.roll_back(database, body.version, targets)
+            return await policy_versions.roll_back(database, body.version, targets, source, body.based_on)
+        except policies.Superseded as error:
+            raise _conflict(error) from None
         except policies.NoSuchVersion as error:
             raise NotFound(str(error), code="policy_not_found", param="version") from None
         except ConfigError as refused:

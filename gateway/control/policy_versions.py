@@ -40,18 +40,31 @@ async def show(database: AsyncEngine, which: str | None) -> dict[str, Any]:
     return _listed(found) | {"active": active is not None and found.id == active.id, "yaml": found.yaml}
 
 
-async def publish(database: AsyncEngine, source: str, name: str, text: str, targets: Collection[str]) -> str:
-    """The hash of the text, which is in force from now on. Raises `ConfigError`."""
+async def publish(
+    database: AsyncEngine,
+    source: str,
+    name: str,
+    text: str,
+    targets: Collection[str],
+    based_on: str | None = None,
+) -> str:
+    """The hash of the text, which is in force from now on. Raises `ConfigError` and, by `based_on`, `Superseded`."""
     policy = load_policy(text, name, targets)
     async with database.begin() as connection:
-        await policies.publish(connection, source, policy.hash, text)
+        await policies.publish(connection, source, policy.hash, text, based_on)
     return policy.hash
 
 
-async def roll_back(database: AsyncEngine, which: str, targets: Collection[str]) -> dict[str, Any]:
+async def roll_back(
+    database: AsyncEngine,
+    which: str,
+    targets: Collection[str],
+    source: str = ROLLBACK,
+    based_on: str | None = None,
+) -> dict[str, Any]:
     """The version that is in force now, which is in force already if `unchanged`. The old text must still be right.
 
-    Raises `NoSuchVersion` and `ConfigError`.
+    Raises `NoSuchVersion`, `ConfigError` and, by `based_on`, the hash of the version to be left, `Superseded`.
     """
     async with database.connect() as connection:
         found = await policies.find(connection, which)
@@ -61,7 +74,7 @@ async def roll_back(database: AsyncEngine, which: str, targets: Collection[str])
         name = f"version {found.hash}"
         if found.error is not None:
             raise ConfigError([Mistake(name, None, "", f"was refused when it was new: {found.error}")])
-        await publish(database, ROLLBACK, name, found.yaml, targets)
+        await publish(database, source, name, found.yaml, targets, based_on)
     return {"object": "policy", "hash": found.hash, "yaml": found.yaml, "unchanged": is_unchanged}
 
 

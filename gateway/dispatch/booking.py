@@ -9,11 +9,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from typing import Any, Literal
-from uuid import UUID
 
 from gateway.dispatch.metrics import Metrics
-from gateway.ledger.costs import Price, cost_nusd, engine_cost_nusd
+from gateway.ledger.costs import Price, engine_cost_nusd
 from gateway.ledger.errors import LedgerFull as SpoolFull
+from gateway.ledger.meters import Meters
 from gateway.ledger.records import Attempt, Exchange, shadow_record
 from gateway.ledger.spool import Spool
 from gateway.wire.errors import LedgerFull
@@ -36,8 +36,13 @@ class Book:
     ) -> None:
         """`prices` and `max_batch` (slots, for engines only) by target name."""
         self.metrics = metrics
-        self._spool, self._prices, self._max_batch, self._on_full = spool, prices, max_batch, on_full
-        self._price_ids = {name: price.id for name, price in prices.items() if price is not None}
+        self._spool, self._max_batch, self._on_full = spool, max_batch, on_full
+        known = {name: price for name, price in prices.items() if price is not None}
+        self._price_ids = {name: price.id for name, price in known.items()}
+        self._meters = {name: Meters(price.tariff) for name, price in known.items()}
+        self._per_hour = {
+            name: hour for name, price in known.items() if (hour := price.usd_per_hour) is not None
+        }
         self._is_losing = False
 
     def check_room(self) -> None:
@@ -51,24 +56,26 @@ class Book:
 
     def charge(self, attempt: Attempt) -> None:
         """Sets the attempt's cost and the price it was reckoned with."""
-        price = self._prices.get(attempt.target)
-        attempt.price_id = self._price_ids.get(attempt.target)
-        if attempt.usage is None and (attempt.result in _FREE or not attempt.is_sent):
+        target, usage = attempt.target, attempt.usage
+        attempt.price_id = self._price_ids.get(target)
+        if usage is None and (attempt.result in _FREE or not attempt.is_sent):
             attempt.cost_nusd = 0
-        elif price is not None and price.usd_per_hour is not None:
-            slots = self._max_batch[attempt.target]
-            attempt.cost_nusd = engine_cost_nusd(price.usd_per_hour, *_engine_seconds(attempt), slots)
+        elif target in self._per_hour:
+            slots = self._max_batch[target]
+            attempt.cost_nusd = engine_cost_nusd(self._per_hour[target], *_engine_seconds(attempt), slots)
+        elif usage is None or (meters := self._meters.get(target)) is None:
+            attempt.cost_nusd = None
         else:
-            attempt.cost_nusd = cost_nusd(price, attempt.usage)
+            attempt.cost_nusd = meters.nusd(usage, attempt.service_tier, attempt.started_at)
 
     def close(self, exchange: Exchange) -> None:
         """Into the spool, then the metrics."""
         self._keep(exchange.record())
         self.metrics.closed(exchange)
 
-    def close_shadow(self, attempt: Attempt, exchange: UUID, ordinal: int) -> None:
+    def close_shadow(self, attempt: Attempt, exchange: Exchange, ordinal: int) -> None:
         """The same for an attempt that was made on trial, beside this exchange."""
-        self._keep(shadow_record(attempt, exchange, ordinal))
+        self._keep(shadow_record(attempt, exchange.id, ordinal, exchange.trace))
         self.metrics.shadowed(attempt)
 
     def _keep(self, record: dict[str, Any]) -> None:

@@ -23,6 +23,7 @@ class Answer:
     content_type: str
     cost_nusd: int | None
     until: float
+    finish_reason: str | None = None
 
 
 class AnswerCache:

@@ -5,9 +5,9 @@ In: parsed requests. Out: values for the walk over targets. Knows no policy and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from gateway.wire.base import Translation, Wire
 from gateway.wire.errors import GatewayError
@@ -49,6 +49,9 @@ class Call:
     fingerprint: Callable[[], bytes | None] = lambda: (
         None
     )  # equal where answers must be; None = left to chance
+    history: Sequence[Any] = ()  # its messages, by which it is told what it goes on from
+    goes_on_from: str | None = None  # the response or conversation that it names instead
+    is_valid_json: Callable[[bytes], bool] = lambda _: True  # of an answer as the client got it
 
 
 class Client(Protocol):

@@ -9,112 +9,88 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
+from typing import Literal
 
 from prometheus_client import CollectorRegistry, Gauge, Histogram
 from prometheus_client import Counter as PrometheusCounter
 
-from gateway.ledger.records import Attempt, Exchange, tokens_per_s
+from gateway.ledger.records import Attempt, Exchange, Usage
 
-# OpenTelemetry's advice for gen_ai.server.time_to_first_token and gen_ai.server.request.duration
+# OpenTelemetry's bounds for gen_ai.server.time_to_first_token and …time_per_output_token, and SLOs among them
 TTFT_BUCKETS = (
-    0.001,
-    0.005,
-    0.01,
-    0.02,
-    0.04,
-    0.06,
-    0.08,
-    0.1,
-    0.25,
-    0.5,
-    0.75,
-    1.0,
-    1.5,
-    2.5,
-    5.0,
-    7.5,
-    10.0,
-    30.0,
+    *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.5),
+    *(5.0, 7.5, 10.0, 30.0),
 )
+TPOT_BUCKETS = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
 TOTAL_BUCKETS = tuple(0.01 * 2**i for i in range(14))
 OVERHEAD_BUCKETS = (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 5e-2)
-PACE_BUCKETS = (5, 10, 20, 30, 40, 60, 80, 100, 150, 200, 400)
+Further = Literal["hedge", "retry", "fallback"]
+_KINDS = {
+    kind: attrgetter(f"{kind}_tokens") for kind in ("input", "output", "cached", "cache_write", "reasoning")
+}
 
 
 class Metrics:
     """All metrics of one worker, on one registry."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
+        def counter(name: str, text: str, *labels: str) -> PrometheusCounter:
+            return PrometheusCounter(f"sparkgate_{name}", text, labels, registry=registry)
+
+        def histogram(name: str, text: str, buckets: Sequence[float], *labels: str) -> Histogram:
+            return Histogram(f"sparkgate_{name}", text, labels, buckets=buckets, registry=registry)
+
         where = ("target", "shape")
-        self.exchanges = PrometheusCounter(
-            "sparkgate_exchanges", "Client calls closed", (*where, "status"), registry=registry
+        self.exchanges = counter("exchanges", "Client calls closed", *where, "status")
+        self.ttft = histogram("ttft_seconds", "Time to first token of streamed calls", TTFT_BUCKETS, *where)
+        self.tpot = histogram(
+            "tpot_seconds",
+            "Time per output token after the first, of streams that ended well",
+            TPOT_BUCKETS,
+            *where,
         )
-        self.attempts = PrometheusCounter(
-            "sparkgate_attempts", "Upstream tries", ("target", "result"), registry=registry
+        self.total = histogram(
+            "completion_seconds", "Time to the end of calls that ended well", TOTAL_BUCKETS, *where
         )
-        self.ttft = Histogram(
-            "sparkgate_ttft_seconds",
-            "Time to first token of streamed calls",
-            where,
-            buckets=TTFT_BUCKETS,
-            registry=registry,
+        self.overhead = histogram(
+            "overhead_seconds", "Time in the gateway before the first attempt is sent", OVERHEAD_BUCKETS
         )
-        self.total = Histogram(
-            "sparkgate_completion_seconds",
-            "Time to the end of a call",
-            where,
-            buckets=TOTAL_BUCKETS,
-            registry=registry,
+        self.attempts = counter("attempts", "Upstream tries", "target", "result")
+        self.further = counter(
+            "further_attempts",
+            "Upstream tries after a call's first, by target and why they were made",
+            "target",
+            "kind",
         )
-        self.overhead = Histogram(
-            "sparkgate_overhead_seconds",
-            "Time in the gateway before the first attempt is sent",
-            buckets=OVERHEAD_BUCKETS,
-            registry=registry,
+        self.timeouts = counter("timeouts", "Deadlines missed", "target", "deadline")
+        self.tokens = counter(
+            "tokens",
+            "Tokens by kind; cached and cache_write are parts of input, reasoning of output",
+            "target",
+            "kind",
         )
-        self.tokens = PrometheusCounter(
-            "sparkgate_tokens", "Tokens by kind", ("target", "kind"), registry=registry
+        self.cost = counter("cost_usd", "Dollars booked", "target")
+        self.unpriced = counter("unpriced_attempts", "Upstream tries whose cost nobody knows", "target")
+        self.cached = counter("cache_answers", "Calls answered without a target", "how")
+        self.saved = counter("cache_saved_usd", "Dollars that these answers had cost once")
+        self.shadows = counter("shadows", "Calls sent to a target on trial", "target", "result")
+        self.shadow_cost = counter("shadow_cost_usd", "Dollars booked for them", "target")
+        self.refusals = counter("refusals", "Calls turned away before routing", "code")
+        self.stored_responses = counter(
+            "stored_responses", "Requests about responses that targets keep", "target", "operation", "status"
         )
-        self.cost = PrometheusCounter("sparkgate_cost_usd", "Dollars booked", ("target",), registry=registry)
-        self.shadows = PrometheusCounter(
-            "sparkgate_shadows", "Calls sent to a target on trial", ("target", "result"), registry=registry
-        )
-        self.shadow_cost = PrometheusCounter(
-            "sparkgate_shadow_cost_usd", "Dollars booked for them", ("target",), registry=registry
-        )
-        self.refusals = PrometheusCounter(
-            "sparkgate_refusals", "Calls turned away before routing", ("code",), registry=registry
-        )
-        self.stored_responses = PrometheusCounter(
-            "sparkgate_stored_responses",
-            "Requests about responses that targets keep",
-            ("target", "operation", "status"),
-            registry=registry,
-        )
-        self.aborted_uploads = PrometheusCounter(
-            "sparkgate_uploads_aborted", "Clients that left before their call was whole", registry=registry
-        )
-        self.timeouts = PrometheusCounter(
-            "sparkgate_timeouts", "Deadlines missed", ("target", "deadline"), registry=registry
-        )
+        self.aborted_uploads = counter("uploads_aborted", "Clients that left before their call was whole")
         self.in_flight = Gauge(
             "sparkgate_in_flight", "Calls being served", multiprocess_mode="livesum", registry=registry
         )
-        self.tokens_per_s = Histogram(
-            "sparkgate_tokens_per_second",
-            "Output tokens after the first, per second",
-            where,
-            buckets=PACE_BUCKETS,
-            registry=registry,
-        )
 
         self._served: defaultdict[tuple[str, str, str], _Served] = defaultdict(_Served)
-        self._tried: Counter[tuple[str, str]] = Counter()
-        self._used: Counter[tuple[str, str]] = Counter()
+        self._asked: defaultdict[str, _Asked] = defaultdict(_Asked)
+        self._further: Counter[tuple[str, Further]] = Counter()
         self._missed: Counter[tuple[str, str]] = Counter()
-        self._cost_nusd: Counter[str] = Counter()
         self._refused: Counter[str] = Counter()
         self._overhead = _Waits(OVERHEAD_BUCKETS)
         self.num_in_flight = 0
@@ -131,28 +107,33 @@ class Metrics:
 
     def closed(self, exchange: Exchange) -> None:
         last = exchange.last
-        target, shape = (last.target if last else exchange.cache or "none"), exchange.shape or "none"
+        target, shape = (last.target if last else "none"), exchange.shape or "none"
+        if exchange.cache:
+            target = "cache"
+            self._answered_from_cache(exchange)
         served = self._served[target, shape, str(exchange.status)]
         served.exchanges += 1
         for attempt in exchange.attempts:
-            self._tried[attempt.target, attempt.result] += 1
-            if attempt.usage:
-                self._used[attempt.target, "input"] += attempt.usage.input_tokens
-                self._used[attempt.target, "output"] += attempt.usage.output_tokens
-            if attempt.cost_nusd:
-                self._cost_nusd[attempt.target] += attempt.cost_nusd
+            self._asked[attempt.target].add(attempt)
+        if len(exchange.attempts) > 1:
+            self._further.update(further(exchange.attempts))
         if exchange.timed_out:
-            self._missed[target, exchange.timed_out] += 1
+            self._missed[_late(exchange) or target, exchange.timed_out] += 1
         if exchange.overhead_s is not None:
             self._overhead.add(exchange.overhead_s)
-        if exchange.stream and exchange.ttft_s is not None:
-            served.ttft.add(exchange.ttft_s)
-        if exchange.status == 200:
-            served.total.add(exchange.total_s)
-            if exchange.stream and last is not None:
-                pace = tokens_per_s(last.usage, exchange.ttft_s, exchange.total_s)
-                if pace is not None:
-                    served.pace.add(pace)
+        ttft_s = exchange.ttft_s if exchange.stream else None
+        if ttft_s is not None:
+            served.ttft.add(ttft_s)
+        if exchange.status == 200 and exchange.error_code is None:
+            total_s, usage = exchange.total_s, last.usage if last else None
+            served.total.add(total_s)
+            if ttft_s is not None and usage and usage.output_tokens > 1 and total_s > ttft_s:
+                served.tpot.add((total_s - ttft_s) / (usage.output_tokens - 1))
+
+    def _answered_from_cache(self, exchange: Exchange) -> None:
+        self.cached.labels(exchange.cache).inc()
+        if exchange.saved_nusd:
+            self.saved.inc(exchange.saved_nusd * 1e-9)
 
     def flush(self) -> None:
         """What was counted since the last time becomes visible."""
@@ -160,24 +141,51 @@ class Metrics:
         for (target, shape, status), served in self._served.items():
             self.exchanges.labels(target, shape, status).inc(served.exchanges)
             served.ttft.move_to(self.ttft, target, shape)
+            served.tpot.move_to(self.tpot, target, shape)
             served.total.move_to(self.total, target, shape)
-            served.pace.move_to(self.tokens_per_s, target, shape)
+        for target, asked in self._asked.items():
+            self._show(target, asked)
         self._overhead.move_to(self.overhead)
-        for counts, metric in (
-            (self._tried, self.attempts),
-            (self._used, self.tokens),
-            (self._missed, self.timeouts),
-        ):
-            for labels, count in counts.items():
-                metric.labels(*labels).inc(count)
-            counts.clear()
-        for target, nusd in self._cost_nusd.items():
-            self.cost.labels(target).inc(nusd * 1e-9)
         for code, count in self._refused.items():
             self.refusals.labels(code).inc(count)
-        self._served.clear()
-        self._cost_nusd.clear()
-        self._refused.clear()
+        for (target, kind), count in self._further.items():
+            self.further.labels(target, kind).inc(count)
+        for (target, deadline), count in self._missed.items():
+            self.timeouts.labels(target, deadline).inc(count)
+        for counted in (self._served, self._asked, self._refused, self._further, self._missed):
+            counted.clear()
+
+    def _show(self, target: str, asked: _Asked) -> None:
+        for result, count in asked.results.items():
+            self.attempts.labels(target, result).inc(count)
+        for kind, tokens in _KINDS.items():
+            if count := tokens(asked.used):
+                self.tokens.labels(target, kind).inc(count)
+        if asked.cost_nusd:
+            self.cost.labels(target).inc(asked.cost_nusd * 1e-9)
+        if asked.unpriced:
+            self.unpriced.labels(target).inc(asked.unpriced)
+
+
+def further(attempts: Sequence[Attempt]) -> Iterator[tuple[str, Further]]:
+    """Of all tries but the first of a call, in the order of their beginnings: target and why it was made.
+
+    A hedge begins while another still runs, a retry at a target that failed before, a fallback at a new one.
+    """
+    for index, attempt in enumerate(attempts[1:], start=1):
+        before = attempts[:index]
+        if any(attempt.begun < other.begun + other.total_s for other in before):
+            yield attempt.target, "hedge"
+        elif any(attempt.target == other.target for other in before):
+            yield attempt.target, "retry"
+        else:
+            yield attempt.target, "fallback"
+
+
+def _late(exchange: Exchange) -> str | None:
+    """The target whose try missed the deadline, which may not be the one that answered then."""
+    missed = f"timeout_{exchange.timed_out}"
+    return next((each.target for each in reversed(exchange.attempts) if each.result == missed), None)
 
 
 class _Waits:
@@ -210,5 +218,29 @@ class _Served:
 
     exchanges: int = 0
     ttft: _Waits = field(default_factory=lambda: _Waits(TTFT_BUCKETS))
+    tpot: _Waits = field(default_factory=lambda: _Waits(TPOT_BUCKETS))
     total: _Waits = field(default_factory=lambda: _Waits(TOTAL_BUCKETS))
-    pace: _Waits = field(default_factory=lambda: _Waits(PACE_BUCKETS))
+
+
+@dataclass(slots=True)
+class _Asked:
+    """Attempts at one target."""
+
+    results: Counter[str] = field(default_factory=Counter)
+    used: Usage = field(default_factory=lambda: Usage(0, 0))
+    cost_nusd: int = 0
+    unpriced: int = 0
+
+    def add(self, attempt: Attempt) -> None:
+        self.results[attempt.result] += 1
+        if usage := attempt.usage:
+            used = self.used
+            used.input_tokens += usage.input_tokens
+            used.output_tokens += usage.output_tokens
+            used.cached_tokens += usage.cached_tokens
+            used.cache_write_tokens += usage.cache_write_tokens
+            used.reasoning_tokens += usage.reasoning_tokens
+        if attempt.cost_nusd is None:
+            self.unpriced += 1
+        else:
+            self.cost_nusd += attempt.cost_nusd

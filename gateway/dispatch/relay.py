@@ -83,6 +83,7 @@ class Relay:
         last = self._say(error) if event is None and error else event or b""
         if self.kept is not None:
             self.kept.append(last)
+            self.tally.answer = self.kept
         code = error.code if error else None
         self.tally.end(self.attempt, result, code, error.message if error else None)
         self.tally.close(200, code)

@@ -80,17 +80,24 @@ class Search:
                 each.drop()
 
     async def _may_try(self, target: str, repeat: int, retry_budget: float, last: Try | None) -> bool:
-        """A repeat is paid for and waited for; another target is neither."""
-        retries = self.targets.fleet.health(target).retries
-        now = time.monotonic()
+        """All but the first try are paid for by all calls' budget; a repeat by the target's too, and is waited for."""
+        fleet = self.targets.fleet
+        retries, now = fleet.health(target).retries, time.monotonic()
+        failure = last.answer if last and isinstance(last.answer, Failure) else None
         if repeat == 0:
             retries.deposit(retry_budget, now)
-            return now < self.total
-        failure = last.answer if last and isinstance(last.answer, Failure) else None
+            if now >= self.total:
+                return False
+            if last is None:
+                fleet.retries.deposit(retry_budget, now)
+                return True
+            return _was_not_sent(failure) or fleet.retries.withdraw(now)
         if failure and failure.should_retry is False:
             return False
         pause = pause_s(repeat, failure.retry_after_s if failure else None, random())
         if pause is None or now + pause >= self.total or not retries.withdraw(now):
+            return False
+        if not _was_not_sent(failure) and not fleet.retries.withdraw(now):
             return False
         await asyncio.sleep(pause)
         return True
@@ -179,6 +186,11 @@ class Search:
         for each in racers:
             if each is not winner and each.outcome is None:
                 self.tally.end(each.attempt, "hedge_lost")
+
+
+def _was_not_sent(failure: Failure | None) -> bool:
+    """A target that was busy had no load of the call."""
+    return failure is not None and failure.result == "busy"
 
 
 def _no_target(decision: Decision) -> GatewayError:

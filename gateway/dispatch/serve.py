@@ -28,9 +28,11 @@ from gateway.dispatch.last_targets import LastTargets
 from gateway.dispatch.relay import CONTENT_TYPE, HEADERS, Relay
 from gateway.dispatch.search import Search, Targets
 from gateway.dispatch.tally import Tally
+from gateway.dispatch.threads import Threads
 from gateway.dispatch.tries import Try
 from gateway.dispatch.walk import own_words, verdict
 from gateway.ledger.records import Exchange
+from gateway.telemetry.trace_context import trace_of
 from gateway.wire.errors import GatewayError, NotFound, UpstreamTimeout
 from router.decide import UnknownModel, decide
 from router.decision import Decision
@@ -48,8 +50,10 @@ class Dispatcher:
     policy: Callable[[], Policy]
     book: Book
     shadow: Shadowing
+    threads: Threads
     cache: AnswerCache = field(default_factory=AnswerCache)
     last_targets: LastTargets = field(default_factory=LastTargets)
+    sampled_traces: float | None = None  # the share to keep of those that begin here; None = telemetry is off
 
     async def serve(self, call: Call, grant: Grant, client: Client, arrived: float) -> None:
         """Answers one call that arrived at this moment of the monotonic clock, and settles its grant."""
@@ -57,12 +61,16 @@ class Dispatcher:
             self.book.check_room()
         except GatewayError as error:
             grant.settle(0, 0)
+            self.book.metrics.refused(error.code)
             await send_error(client, error, call.errors)
             return
         policy, task_id = self.policy(), call.query.task_id
         if task_id is not None:
             call.query.last_target = self.last_targets.find(call.query.caller, task_id, arrived)
         tally = Tally(call.query, grant, policy.hash, arrived, self.book, self.targets.fleet)
+        tally.hears(call, self.threads)
+        if self.sampled_traces is not None:
+            tally.exchange.trace = trace_of(call.query.headers, tally.exchange.id, self.sampled_traces)
         try:
             decision = decide(
                 call.query, self.targets.catalog, policy, self.targets.fleet, time.monotonic(), random()
@@ -70,7 +78,7 @@ class Dispatcher:
         except UnknownModel:
             await _refuse(unknown_model(call.query.model), call, client, tally)
             return
-        tally.decided(decision)
+        tally.decided(decision, policy.for_shape(decision.shape))
         end = arrived + decision.timeouts.total_s
         service = Service(self.targets, self.cache, call, decision, client, tally, end)
         self.book.metrics.num_in_flight += 1
@@ -85,7 +93,9 @@ class Dispatcher:
         finally:
             self.book.metrics.num_in_flight -= 1
             if task_id is not None and (answered := tally.exchange.answered):
-                self.last_targets.note(call.query.caller, task_id, answered.target, time.monotonic())
+                caller = call.query.caller
+                self.last_targets.note(caller, task_id, answered.target, time.monotonic())
+                self.last_targets.add(caller, task_id, decision.shape, tally.exchange.attempts)
         if decision.shadow is not None and (trial := policy.for_shape(decision.shape).shadow):
             self.shadow(call, decision, trial.usd_per_day, tally.exchange)
 
@@ -150,6 +160,7 @@ class Service:
     async def _repeat(self, answer: Answer, how: Literal["hit", "joined"]) -> None:
         exchange = self.tally.exchange
         exchange.cache, exchange.saved_nusd = how, answer.cost_nusd
+        exchange.finish_reason, self.tally.answer = answer.finish_reason, [answer.body]
         headers = {"Content-Type": answer.content_type, **self.tally.headers()}
         self.tally.close(200)
         await self.client.respond(200, headers, answer.body)
@@ -190,7 +201,7 @@ class Service:
             return await self._answer(answer, answer.answer, keep_s)
         assert isinstance(answer.answer, Opened)
         self.tally.answers(answer.attempt, 200, answer.answer.upstream_request_id)
-        kept: list[bytes] | None = None if keep_s is None else []
+        kept: list[bytes] | None = None if keep_s is None and not self.tally.reads_answer else []
         relay = Relay(
             self.call,
             answer.form,
@@ -204,7 +215,7 @@ class Service:
         )
         if not await relay.run() or kept is None or keep_s is None:
             return None
-        return Answer(b"".join(kept), CONTENT_TYPE, answer.attempt.cost_nusd, time.monotonic() + keep_s)
+        return self._kept(b"".join(kept), CONTENT_TYPE, answer, keep_s)
 
     async def _answer(self, one: Try, body: Body, keep_s: float | None) -> Answer | None:
         """A whole body, as the upstream wrote it or translated."""
@@ -214,12 +225,17 @@ class Service:
         self.tally.learn_engine_ttft(one.attempt)
         self.tally.exchange.finish_reason = wire.finish_reason_of(body.value)
         raw = body.raw if one.translated is None else orjson.dumps(one.translated)
+        self.tally.answer = [raw]
         self.tally.end(one.attempt, "ok")
         self.tally.close(200)
         await self.client.respond(200, self.tally.headers(), raw)
         if keep_s is None:
             return None
-        return Answer(raw, "application/json", one.attempt.cost_nusd, time.monotonic() + keep_s)
+        return self._kept(raw, "application/json", one, keep_s)
+
+    def _kept(self, body: bytes, content_type: str, one: Try, keep_s: float) -> Answer:
+        until, reason = time.monotonic() + keep_s, self.tally.exchange.finish_reason
+        return Answer(body, content_type, one.attempt.cost_nusd, until, reason)
 
     async def _give_up(self, failed: Try, failure: Failure) -> None:
         error = verdict(failed.target.name, failure)

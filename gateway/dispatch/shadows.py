@@ -13,7 +13,6 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from uuid import UUID
 
 from gateway.callers.quotas import Grant
 from gateway.dispatch.booking import Book
@@ -50,7 +49,7 @@ class Shadows:
             return
         if not self._budget.allows(decision.shape, usd_per_day):
             return
-        shadow = self._run(name, call, decision, exchange.id, len(exchange.attempts))
+        shadow = self._run(name, call, decision, exchange)
         task = asyncio.create_task(shadow)
         self._running.add(task)
         task.add_done_callback(self._running.discard)
@@ -77,9 +76,9 @@ class Shadows:
         gate = self._gate(name)
         return len(self._running) < MAX_RUNNING and (gate is None or gate.inside < gate.max_parallel)
 
-    async def _run(self, name: str, call: Call, decision: Decision, exchange: UUID, ordinal: int) -> None:
+    async def _run(self, name: str, call: Call, decision: Decision, exchange: Exchange) -> None:
         call = replace(call, query=replace(call.query, caller=CALLER))
-        tally = _Tally(call.query, decision, exchange, ordinal, self._book, self._targets.fleet)
+        tally = _Tally(call.query, decision, exchange, self._book, self._targets.fleet)
         gate, task = self._gate(name), asyncio.current_task()
         assert task is not None
         service = Service(
@@ -124,12 +123,11 @@ def _for_one(name: str, decision: Decision) -> Decision:
 class _Tally(Tally):
     """Keeps a shadow's books: no caller pays for it, and its attempt is no part of the exchange beside it."""
 
-    def __init__(
-        self, query: Query, decision: Decision, exchange: UUID, ordinal: int, book: Book, fleet: Fleet
-    ) -> None:
+    def __init__(self, query: Query, decision: Decision, beside: Exchange, book: Book, fleet: Fleet) -> None:
         super().__init__(query, Grant(None), decision.policy_hash, time.monotonic(), book, fleet)
         self.decided(decision)
-        self._beside, self._ordinal = exchange, ordinal
+        self.exchange.trace = beside.trace
+        self._beside, self._ordinal = beside, len(beside.attempts)
 
     def begin(self, target: str, model: str) -> Attempt:
         """The target knows the request by the key of the attempt's row."""

@@ -8,19 +8,26 @@ Decides nothing.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
 from gateway.callers.quotas import Grant
 from gateway.dispatch.attempt import Failure
 from gateway.dispatch.booking import Book
+from gateway.dispatch.call import Call
+from gateway.dispatch.threads import Threads
+from gateway.dispatch.verdicts import verdict
 from gateway.ledger.records import Attempt, Exchange, Usage
+from gateway.wire.billing import service_tier_of
 from gateway.wire.chat import Piece
 from gateway.wire.paths import MESSAGES
 from router.decision import Decision
 from router.fleet import Fleet
 from router.outcome import Outcome, Result
+from router.policy import ShapePolicy
 from router.query import Query
+from router.waits import Began
 
 _DEADLINES: dict[str, Literal["first_token", "idle", "total"]] = {
     "timeout_first_token": "first_token",
@@ -28,6 +35,7 @@ _DEADLINES: dict[str, Literal["first_token", "idle", "total"]] = {
     "timeout_total": "total",
 }
 MAX_MESSAGE_CHARS = 500
+_DEFAULTS = ShapePolicy()
 # Ended by us or in mid-answer: what was computed until then is charged, though nobody says how much it was.
 _BROKEN_OFF = frozenset({"client_gone", "hedge_lost", "cut_off", *_DEADLINES})
 
@@ -45,13 +53,28 @@ class Tally:
         self.exchange.workflow, self.exchange.policy_hash = query.workflow, policy_hash
         self._grant, self._arrived, self._book, self._fleet = grant, arrived, book, fleet
         self._has_output_limit = query.max_output_tokens is not None
-        self._input_tokens = query.input_tokens
-        self._open: list[Attempt] = []
+        self._input_tokens, self._query = query.input_tokens, query
+        self._call: Call | None = None
+        self._threads: Threads | None = None
+        self._policy = _DEFAULTS
+        self._response_id: str | None = None
+        self.answer: Sequence[bytes] = ()  # as the client got it, where somebody reads it
+        self._open: dict[Attempt, Began | None] = {}
         self._is_closed = False
 
-    def decided(self, decision: Decision) -> None:
+    def hears(self, call: Call, threads: Threads) -> None:
+        """What its task is told by, once it is closed."""
+        self._call, self._threads = call, threads
+
+    def decided(self, decision: Decision, policy: ShapePolicy | None = None) -> None:
         self.exchange.shape, self.exchange.shape_source = decision.shape, decision.shape_source
         self.exchange.decision = decision
+        self._policy = policy or self._policy
+
+    @property
+    def reads_answer(self) -> bool:
+        """Whether `answer` is wanted whole at the end."""
+        return self._policy.completed_when == "json_valid"
 
     def begin(self, target: str, model: str) -> Attempt:
         """Opens an attempt."""
@@ -60,8 +83,7 @@ class Tally:
             self.exchange.overhead_s = now - self._arrived
         attempt = Attempt(target, model, time.time(), now)
         self.exchange.attempts.append(attempt)
-        self._open.append(attempt)
-        self._fleet.start(target, self.exchange.shape, now, self.exchange.stream)
+        self._open[attempt] = self._fleet.start(target, self.exchange.shape, now, self.exchange.stream)
         return attempt
 
     def answers(self, attempt: Attempt, http_status: int, upstream_request_id: str | None) -> None:
@@ -76,21 +98,26 @@ class Tally:
             if attempt.ttft_s is None:
                 now = time.monotonic()
                 attempt.ttft_s, self.exchange.ttft_s = now - attempt.begun, now - self._arrived
-                if self.exchange.shape is not None:
-                    self._fleet.first_token(attempt.target, self.exchange.shape, attempt.ttft_s, now)
+                shape, began = self.exchange.shape, self._open.get(attempt)
+                if shape is not None and began is not None:
+                    self._fleet.first_token(attempt.target, shape, attempt.ttft_s, now, began)
         if piece.finish_reason:
             self.exchange.finish_reason = piece.finish_reason
         if piece.value is not None:
             self.learn(attempt, piece.value, piece.usage)
 
     def learn(self, attempt: Attempt, value: dict[str, Any], usage: Usage | None) -> None:
-        """Usage, model name and the engine's own figures, from a body or a chunk."""
+        """Usage, service tier, model name and the engine's own figures, from a body or a chunk."""
         if usage is not None:
             attempt.usage = usage if attempt.usage is None else attempt.usage.merged(usage)
+        if attempt.service_tier is None:
+            attempt.service_tier = service_tier_of(value)
         if isinstance(value.get("sparkgate"), dict):
             attempt.engine = value["sparkgate"]
         if self.exchange.response_model is None and isinstance(value.get("model"), str):
             self.exchange.response_model = value["model"]
+            if value.get("object") == "response" and isinstance(value.get("id"), str):
+                self._response_id = value["id"]
 
     def learn_engine_ttft(self, attempt: Attempt) -> None:
         """A non-streamed call's time to first token, where the engine tells it: queue_s + prefill_s."""
@@ -123,9 +150,8 @@ class Tally:
             self._estimate(attempt)
         self.exchange.timed_out = _DEADLINES.get(result, self.exchange.timed_out)
         self._book.charge(attempt)
-        self._open.remove(attempt)
         outcome = self._outcome(attempt, retry_after_s)
-        self._fleet.observe(outcome, now)
+        self._fleet.observe(outcome, now, self._open.pop(attempt))
         return outcome
 
     def _estimate(self, attempt: Attempt) -> None:
@@ -155,6 +181,7 @@ class Tally:
             cost_usd=None if attempt.cost_nusd is None else attempt.cost_nusd * 1e-9,
             http_status=attempt.http_status,
             retry_after_s=retry_after_s,
+            workflow=self.exchange.workflow,
         )
 
     def close(self, status: int, error_code: str | None = None) -> None:
@@ -164,9 +191,24 @@ class Tally:
         self._is_closed = True
         self.exchange.status, self.exchange.error_code = status, error_code
         self.exchange.total_s = time.monotonic() - self._arrived
+        self._judge()
         self._book.close(self.exchange)
         spent_nusd = sum(attempt.cost_nusd or 0 for attempt in self.exchange.attempts)
         self._grant.settle(self._tokens(), spent_nusd, self.exchange.id)
+
+    def _judge(self) -> None:
+        """Which task it belongs to, and whether that is completed by it."""
+        exchange, call = self.exchange, self._call
+        exchange.verdict = verdict(exchange, self._policy.completed_when, self._query, self._is_valid_json)
+        if exchange.verdict is None:
+            exchange.open_for_s = self._policy.abandoned_after_s
+        if exchange.task_id is None and call is not None and self._threads is not None:
+            exchange.thread = self._threads.of(
+                exchange.caller, call.history, call.goes_on_from, self._response_id
+            )
+
+    def _is_valid_json(self) -> bool:
+        return self._call is None or self._call.is_valid_json(b"".join(self.answer))
 
     def _tokens(self) -> int | None:
         """Tokens to count against the caller's limits; None = an upstream worked and nobody knows how much."""

@@ -17,6 +17,7 @@ from gateway.dispatch.deadline import Watch
 from gateway.dispatch.gates import Busy, Gate, Loan
 from gateway.dispatch.tally import Tally
 from gateway.ledger.records import Attempt
+from gateway.telemetry.trace_context import TRACESTATE
 from gateway.upstreams.base import Upstream, UpstreamCall
 from gateway.wire.errors import UpstreamFailed
 from router.catalog import Target
@@ -90,6 +91,9 @@ class Try:
     def _headers(self, call: Call, shape: str, tally: Tally) -> Mapping[str, str]:
         request_id = tally.exchange.request_id
         headers = {**self.form.headers, "X-Request-Id": request_id, "Idempotency-Key": request_id}
+        if tally.exchange.trace is not None:
+            headers.pop(TRACESTATE, None)
+            headers |= tally.exchange.trace.headers(self.attempt.id)
         if self.target.kind == "engine":  # whose queue is fair over callers, and which counts by shape
             headers["X-Sparkgate-Caller"] = quote(call.query.caller)
             headers["X-Sparkgate-Shape"] = quote(shape)

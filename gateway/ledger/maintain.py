@@ -1,7 +1,7 @@
-"""Keeps the ledger small: old histograms in coarser spans, days past retention dropped.
+"""Keeps the ledger small: old histograms and sums in coarser spans, what is past its retention dropped.
 
-In: a connection inside a transaction, the time now, days to keep. Out: what was done. Merging histograms adds
-their counts, so quantiles over whole spans stay the same to the digit.
+In: a connection inside a transaction, the time now, days to keep. Out: what was done. The drain does it every few
+minutes (see `upkeep`), `sparkgate db maintain` at once.
 """
 
 from __future__ import annotations
@@ -11,60 +11,63 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import Connection, delete, text
 
-from gateway.ledger.partitions import drop_before, ensure_partitions
-from gateway.ledger.records import uuid7
-from gateway.ledger.tables import engine_samples, latency_histograms, response_homes
+from gateway.ledger.compaction import SUMS, compact_histograms, compact_sums
+from gateway.ledger.partitions import drop_before, ensure_partitions, uuid_floor
+from gateway.ledger.tables import (
+    engine_hours,
+    engine_samples,
+    latency_histograms,
+    outcomes,
+    response_homes,
+    tasks,
+)
 
 DAYS_AHEAD = 3  # partitions made before they are needed
-MINUTES_KEPT = timedelta(hours=48)
-HOURS_KEPT = timedelta(days=60)
 SAMPLES_KEPT = timedelta(days=14)
 HOMES_KEPT = timedelta(days=30)  # OpenAI forgets responses then
+SUMS_KEPT_TIMES = 10  # as long as the rows they came from
 _LOCK = 0x5BA2C6A82
-
-_COMPACT = """
-WITH old AS (
-    DELETE FROM latency_histograms WHERE span_s < :span_s AND minute < :before RETURNING *
-), cells AS (
-    SELECT date_trunc(:unit, minute, 'UTC') AS start, target, shape, metric, cell.k, sum(cell.n)::int AS n
-    FROM old, unnest(old.k, old.n) AS cell (k, n)
-    GROUP BY 1, 2, 3, 4, 5
-)
-INSERT INTO latency_histograms (batch_id, minute, target, shape, metric, span_s, k, n)
-SELECT :batch_id, start, target, shape, metric, :span_s, array_agg(k ORDER BY k), array_agg(n ORDER BY k)
-FROM cells GROUP BY start, target, shape, metric
-"""
+_LOCK_WITHIN = "5s"  # who waits for a partition's lock holds up everybody behind it
 
 
 @dataclass(frozen=True, slots=True)
 class Maintained:
-    """Names of partitions, and how many rows histograms of each span became."""
+    """Names of partitions, rows that histograms and sums of each span (seconds) became, rows deleted by table."""
 
     dropped: list[str]
     made: list[str]
-    hours: int
-    days: int
+    histograms: dict[int, int]
+    sums: dict[int, int]
+    deleted: dict[str, int]
+
+
+def lock(connection: Connection, *, wait: bool) -> bool:
+    """Whether this transaction is the one that looks after the ledger: others wait, or leave it to it."""
+    function = "pg_advisory_xact_lock" if wait else "pg_try_advisory_xact_lock"
+    return connection.scalar(text(f"SELECT {function}(:key)"), {"key": _LOCK}) is not False
 
 
 def maintain(connection: Connection, now: datetime, retention_days: int) -> Maintained:
-    """One pass. Histograms outlive the rows they came from: they go at ten times the retention."""
-    connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+    """One pass, by who has the `lock`. Raises an OperationalError when a partition is in use for too long."""
     today = now.astimezone(UTC).date()
-    dropped = drop_before(connection, today - timedelta(days=retention_days))
     made = ensure_partitions(connection, [today + timedelta(days=ahead) for ahead in range(DAYS_AHEAD)])
-    hours = _compact(connection, now - MINUTES_KEPT, "hour", 3600)
-    days = _compact(connection, now - HOURS_KEPT, "day", 86_400)
-    connection.execute(delete(engine_samples).where(engine_samples.c.sampled_at < now - SAMPLES_KEPT))
-    connection.execute(delete(response_homes).where(response_homes.c.created_at < now - HOMES_KEPT))
-    oldest = now - timedelta(days=10 * retention_days)
-    connection.execute(delete(latency_histograms).where(latency_histograms.c.minute < oldest))
-    return Maintained(dropped, made, hours, days)
+    histograms, sums = compact_histograms(connection, now), compact_sums(connection, now)
+    deleted = _delete(connection, now, retention_days)
+    connection.execute(text(f"SET LOCAL lock_timeout = '{_LOCK_WITHIN}'"))
+    dropped = drop_before(connection, today - timedelta(days=retention_days))  # last: it locks out everybody
+    return Maintained(dropped, made, histograms, sums, deleted)
 
 
-def _compact(connection: Connection, before: datetime, unit: str, span_s: int) -> int:
-    """Only whole spans: `before` is cut down to one."""
-    start = before.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
-    if unit == "day":
-        start = start.replace(hour=0)
-    values = {"before": start, "unit": unit, "span_s": span_s, "batch_id": uuid7()}
-    return connection.execute(text(_COMPACT), values).rowcount
+def _delete(connection: Connection, now: datetime, retention_days: int) -> dict[str, int]:
+    kept_from = now - timedelta(days=retention_days)
+    sums_from = now - timedelta(days=SUMS_KEPT_TIMES * retention_days)
+    old = {
+        tasks: (tasks.c.first_seen_at < kept_from) & (tasks.c.last_at < kept_from),
+        outcomes: outcomes.c.id < uuid_floor(kept_from),
+        engine_samples: engine_samples.c.sampled_at < now - SAMPLES_KEPT,
+        response_homes: response_homes.c.created_at < now - HOMES_KEPT,
+        engine_hours: engine_hours.c.hour < sums_from,
+        latency_histograms: latency_histograms.c.minute < sums_from,
+        **{table: table.c.at < sums_from for table in SUMS},
+    }
+    return {table.name: connection.execute(delete(table).where(old[table])).rowcount for table in old}

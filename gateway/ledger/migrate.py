@@ -11,6 +11,7 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
+from alembic.script import ScriptDirectory
 from sqlalchemy import text
 
 from gateway.ledger.database import create_engine
@@ -31,6 +32,11 @@ def downgrade(url: str, revision: str) -> None:
 def check(url: str) -> None:
     """Raise alembic's `CommandError` when the tables differ from `gateway.ledger.tables`."""
     _alone(url, command.check)
+
+
+def revisions() -> list[str]:
+    """Those that this code knows, the one it expects first."""
+    return [script.revision for script in ScriptDirectory(str(_SCRIPTS)).walk_revisions()]
 
 
 def _alone(url: str, action: Callable[[Config], None]) -> None:

@@ -83,7 +83,8 @@ def _names(connection: Connection, table: str) -> list[str]:
 
 
 def _missing(connection: Connection, wanted: list[Partition]) -> list[Partition]:
-    there = {name for table in TABLES for name in _names(connection, table)}
+    query = text("SELECT relname FROM pg_class WHERE relname = ANY (:names) AND pg_table_is_visible(oid)")
+    there = set(connection.scalars(query, {"names": [partition.name for partition in wanted]}))
     return [partition for partition in wanted if partition.name not in there]
 
 

@@ -27,6 +27,7 @@ class ActivePolicy(NamedTuple):
     hash: str
     yaml: str
     source: str
+    published_at: datetime
 
 
 class PolicyVersion(NamedTuple):
@@ -54,8 +55,12 @@ class NoSuchVersion(LedgerError):
     """No stored policy, or several, answer to that id or hash."""
 
 
+class Superseded(LedgerError):
+    """Another version came into force since the one that a new text was made from."""
+
+
 async def newest_active(connection: AsyncConnection) -> ActivePolicy | None:
-    query = select(policies.c.id, policies.c.hash, policies.c.yaml, policies.c.source)
+    query = select(*(policies.c[name] for name in ActivePolicy._fields))
     row = (
         await connection.execute(
             query.where(policies.c.error.is_(None)).order_by(policies.c.id.desc()).limit(1)
@@ -94,9 +99,21 @@ async def texts_by_hash(connection: AsyncConnection) -> dict[str, str]:
     return {row[0]: row[1] for row in await connection.execute(query)}
 
 
-async def publish(connection: AsyncConnection, source: str, policy_hash: str, yaml: str) -> UUID:
-    """Make this text the active version, as the dashboard and the API do."""
+async def publish(
+    connection: AsyncConnection, source: str, policy_hash: str, yaml: str, based_on: str | None = None
+) -> UUID:
+    """Make this text the active version, as the dashboard and the API do.
+
+    `based_on` is the hash of the version that it was made from: raises `Superseded` when another one is in force.
+    """
     await _take_turns(connection)
+    if based_on is not None:
+        newest = await newest_active(connection)
+        if newest is not None and newest.hash != based_on:
+            raise Superseded(
+                f"version {newest.hash}, from {newest.source}, was published at "
+                f"{newest.published_at.isoformat(timespec='seconds')}; this text was made from {based_on}"
+            )
     return await _add(connection, source, policy_hash, yaml, None)
 
 

@@ -1,17 +1,17 @@
 """litellm's list of model prices, read from the file in its package: importing litellm would take seconds.
 
 In: a model's name and where it is called. Out: its listed prices, or None. Which prices count is `costs`'
-business.
+business; what an entry's keys mean is `listed_tariff`'s.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import logging
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from decimal import Decimal
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,21 +19,20 @@ from urllib.parse import urlsplit
 
 import orjson
 
+from gateway.ledger.listed_tariff import tariff_of
+from gateway.ledger.tariff import Tariff
+
+log = logging.getLogger(__name__)
 _FILE = "model_prices_and_context_window_backup.json"
-_TIER = re.compile(r"input_cost_per_token_above_(\d+)k_tokens")
 
 
 @dataclass(frozen=True, slots=True)
 class ListedPrice:
-    """Dollars per million tokens. Calls with more input than `up_to_input_tokens` cost more than this."""
+    """One entry. `tariff` is None where the entry does not say what tokens cost."""
 
     key: str
     provider: str
-    input_usd_per_mtok: Decimal | None
-    cached_usd_per_mtok: Decimal | None
-    cache_write_usd_per_mtok: Decimal | None
-    output_usd_per_mtok: Decimal | None
-    up_to_input_tokens: int | None
+    tariff: Tariff | None
     context_tokens: int | None
 
 
@@ -53,7 +52,7 @@ class PriceMap:
         """
         for key in self._candidates(model, base_url):
             if key in self._entries:
-                return _listed(key, self._entries[key])
+                return _listed(key, self._entries[key], _region(base_url))
         return None
 
     def _candidates(self, model: str, base_url: str | None) -> Iterator[str]:
@@ -94,26 +93,20 @@ def _provider(entry: Mapping[str, Any]) -> str:
     return str(entry.get("litellm_provider", ""))
 
 
+def _region(base_url: str | None) -> str:
+    """eu for eu.api.openai.com, whose calls cost more."""
+    return (urlsplit(base_url or "").hostname or "").partition(".")[0]
+
+
 def _spellings(provider: str) -> set[str]:
     return {provider, provider.removesuffix("_ai"), provider.replace("_", "")} - {""}
 
 
-def _listed(key: str, entry: Mapping[str, Any]) -> ListedPrice:
-    tiers = [int(match[1]) * 1000 for name in entry if (match := _TIER.fullmatch(name))]
+def _listed(key: str, entry: Mapping[str, Any], region: str) -> ListedPrice:
     context = entry.get("max_input_tokens")
-    return ListedPrice(
-        key,
-        _provider(entry),
-        _per_mtok(entry.get("input_cost_per_token")),
-        _per_mtok(entry.get("cache_read_input_token_cost")),
-        _per_mtok(entry.get("cache_creation_input_token_cost")),
-        _per_mtok(entry.get("output_cost_per_token")),
-        min(tiers, default=None),
-        context if isinstance(context, int) else None,
-    )
-
-
-def _per_mtok(usd_per_token: Any) -> Decimal | None:
-    if not isinstance(usd_per_token, int | float) or usd_per_token < 0:
-        return None
-    return Decimal(repr(usd_per_token)) * 10**6  # repr: 1.4e-07 means 0.00000014 exactly
+    try:
+        tariff = tariff_of(entry, region)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        log.warning("litellm's prices of %s cannot be read: %s: %s", key, type(error).__name__, error)
+        tariff = None
+    return ListedPrice(key, _provider(entry), tariff, context if isinstance(context, int) else None)

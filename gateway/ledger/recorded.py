@@ -21,8 +21,10 @@ CHUNK = 500
 _WHERE = "id >= :lower AND id < :upper"
 _SKIP = f"SELECT id FROM exchanges WHERE {_WHERE} ORDER BY id DESC OFFSET :limit LIMIT 1"
 _COUNT = f"SELECT count(*) FROM exchanges WHERE {_WHERE}"
+# a task that no caller named, but the ledger found, was unknown to the decision
 _CALLS = """
-SELECT id, extract(epoch FROM started_at)::float8 AS started_at, caller, endpoint, model_asked, task_id, workflow,
+SELECT id, extract(epoch FROM started_at)::float8 AS started_at, caller, endpoint, model_asked, workflow,
+    CASE WHEN task_id ~ '^req_[0-9a-f]{32}$' THEN NULL ELSE task_id END AS task_id,
     shape, shape_source, policy_hash, status, stream, ttft_s, total_s, input_tokens, cost_usd::float8 AS cost_usd,
     error_code, timed_out, finish_reason, cache, (decision->>'draw')::float8 AS draw,
     (decision->>'expected_output_tokens')::int AS expected_output_tokens, decision->'timeouts' AS timeouts,
@@ -41,9 +43,8 @@ AND id < uuid_floor(CAST(:last AS timestamptz) + interval '2 days')
 ORDER BY exchange_id, ordinal
 """
 _ENDS = """
-SELECT DISTINCT ON (caller, task_id) caller, task_id, status FROM outcomes
+SELECT caller, task_id, status FROM tasks
 JOIN unnest(CAST(:callers AS text[]), CAST(:tasks AS text[])) AS asked (caller, task_id) USING (caller, task_id)
-ORDER BY caller, task_id, reported_at DESC, id DESC
 """
 
 
@@ -71,7 +72,7 @@ class RecordedCall:
     caller: str
     endpoint: str
     model_asked: str | None
-    task_id: str | None
+    task_id: str | None  # as its caller named it
     workflow: str | None
     shape: str | None
     shape_source: str | None

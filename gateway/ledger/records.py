@@ -10,12 +10,14 @@ import time
 import uuid
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from decimal import Decimal
 from operator import attrgetter
 from random import Random
 from typing import Any, Literal
 
 import orjson
 
+from gateway.telemetry.trace_context import Trace
 from router.decision import Candidate, Decision
 from router.outcome import Result
 
@@ -33,19 +35,29 @@ def uuid7(unix_s: float | None = None) -> uuid.UUID:
     return uuid.UUID(int=(ms & _48) << 80 | 0x7 << 76 | noise >> 62 << 64 | 0b10 << 62 | noise & _62)
 
 
+def request_id(exchange_id: str) -> str:
+    """As the caller gets it, and the name of the task that a call begins which names none."""
+    return f"req_{exchange_id.replace('-', '')}"
+
+
 def utc(unix_s: float) -> datetime:
     return datetime.fromtimestamp(unix_s, UTC)
 
 
 @dataclass(slots=True)
 class Usage:
-    """Tokens of one attempt; cached and cache-write tokens are parts of input, reasoning a part of output."""
+    """Tokens of one attempt; cached and cache-write tokens are parts of input, reasoning a part of output.
+
+    `apart`: what else may have a price of its own, above 0: cache_write_1h_tokens, audio_input_tokens,
+    audio_output_tokens, image_input_tokens and image_output_tokens, parts of the others, and web_searches.
+    """
 
     input_tokens: int
     output_tokens: int
     cached_tokens: int = 0
     cache_write_tokens: int = 0
     reasoning_tokens: int = 0
+    apart: dict[str, int] | None = None
 
     def merged(self, later: Usage) -> Usage:
         """What a stream told piece by piece: counts only grow."""
@@ -55,7 +67,14 @@ class Usage:
             max(self.cached_tokens, later.cached_tokens),
             max(self.cache_write_tokens, later.cache_write_tokens),
             max(self.reasoning_tokens, later.reasoning_tokens),
+            _merged(self.apart, later.apart),
         )
+
+
+def _merged(earlier: dict[str, int] | None, later: dict[str, int] | None) -> dict[str, int] | None:
+    if earlier is None or later is None:
+        return earlier or later
+    return {name: max(earlier.get(name, 0), later.get(name, 0)) for name in earlier | later}
 
 
 @dataclass(slots=True, eq=False)
@@ -79,6 +98,7 @@ class Attempt:
     is_estimated: bool = False  # the usage is our count, since the stream broke off before it was told
     cost_nusd: int | None = None
     price_id: str | None = None
+    service_tier: str | None = None  # words of the answer that its price depends on; None = it names none
     upstream_request_id: str | None = None
     engine: dict[str, Any] | None = None
 
@@ -111,6 +131,10 @@ class Exchange:
     saved_nusd: int | None = None  # what the cached answer had cost
     attempts: list[Attempt] = field(default_factory=list)
     answered: Attempt | None = None  # the one whose answer the client got
+    trace: Trace | None = None  # where telemetry is on; not a column
+    verdict: Literal["completed", "failed"] | None = None  # None = its task goes on
+    open_for_s: float | None = None  # then such a task is abandoned; not a column
+    thread: dict[str, Any] | None = None  # what it may go on from (see `dispatch.threads`); not a column
 
     @property
     def request_id(self) -> str:
@@ -156,10 +180,16 @@ class Exchange:
             "response_model": self.response_model,
             "cache": self.cache,
             "saved_usd": usd(self.saved_nusd),
+            "verdict": self.verdict,
         }
         row.update(_usage_columns(usage))
         attempts = [_attempt_row(attempt, self.id, i) for i, attempt in enumerate(self.attempts)]
-        return {"kind": "exchange", "exchange": row, "attempts": attempts}
+        record: dict[str, Any] = {"kind": "exchange", "exchange": row, "attempts": attempts}
+        if self.open_for_s is not None:
+            record["open_for_s"] = self.open_for_s
+        if self.thread is not None:
+            record["thread"] = self.thread
+        return record if self.trace is None else record | self.trace.recorded()
 
     def cost_nusd(self) -> int | None:
         """Sum over attempts; unknown as soon as one of them is."""
@@ -171,9 +201,12 @@ class Exchange:
         return total
 
 
-def shadow_record(attempt: Attempt, exchange_id: uuid.UUID, ordinal: int) -> dict[str, Any]:
+def shadow_record(
+    attempt: Attempt, exchange_id: uuid.UUID, ordinal: int, trace: Trace | None = None
+) -> dict[str, Any]:
     """The spool line of a shadow attempt: {"kind": "shadow", "attempt": {…columns}}. It ends after its exchange."""
-    return {"kind": "shadow", "attempt": _attempt_row(attempt, exchange_id, ordinal) | {"role": SHADOW}}
+    row = _attempt_row(attempt, exchange_id, ordinal) | {"role": SHADOW}
+    return {"kind": "shadow", "attempt": row, **(trace.recorded() if trace is not None else {})}
 
 
 def _decision_row(decision: Decision) -> dict[str, Any]:
@@ -208,10 +241,16 @@ def _attempt_row(attempt: Attempt, exchange_id: uuid.UUID, ordinal: int) -> dict
         "engine": attempt.engine,
     }
     row.update(_usage_columns(attempt.usage))
+    if attempt.service_tier is not None:
+        row["service_tier"] = attempt.service_tier
+    if attempt.usage is not None and attempt.usage.apart is not None:
+        row["billed_apart"] = attempt.usage.apart
     return row
 
 
-_NO_USAGE: dict[str, int | None] = dict.fromkeys(Usage.__dataclass_fields__)
+_NO_USAGE: dict[str, int | None] = dict.fromkeys(
+    ("input_tokens", "cached_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens")
+)
 
 
 def _usage_columns(usage: Usage | None) -> dict[str, int | None]:
@@ -232,6 +271,13 @@ def usd(nusd: int | None) -> str | None:
         return None
     sign, whole = ("-" if nusd < 0 else ""), abs(nusd)
     return f"{sign}{whole // 10**9}.{whole % 10**9:09d}"
+
+
+def nusd(dollars: str | None) -> int | None:
+    """The reverse: nano-dollars of a decimal string; of any other digits, what they come to."""
+    if dollars is None:
+        return None
+    return int(dollars[:-10] + dollars[-9:]) if dollars[-10:-9] == "." else int(Decimal(dollars).scaleb(9))
 
 
 def tokens_per_s(usage: Usage | None, ttft_s: float | None, total_s: float) -> float | None:

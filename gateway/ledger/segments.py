@@ -22,6 +22,7 @@ import orjson
 
 QUARANTINE = "quarantine"
 _ABANDONED_AFTER_S = 60
+_DEEPEST = 100  # levels of nesting; the encoder takes 254
 
 
 def encode_line(record: dict[str, Any]) -> bytes:
@@ -29,7 +30,7 @@ def encode_line(record: dict[str, Any]) -> bytes:
         payload = orjson.dumps(record)
     except (
         TypeError
-    ):  # lone surrogates, integers past 64 bits: what an upstream sent must not cost the record
+    ):  # lone surrogates, integers past 64 bits, nesting: what an upstream sent must not cost the record
         payload = orjson.dumps(_storable(record))
     return b"%08x %b\n" % (crc32(payload), payload)
 
@@ -97,6 +98,13 @@ def quarantine(segment: Path, refused: Iterable[tuple[bytes, str]]) -> Path:
     return unfinished.replace(path)
 
 
+def put_aside(segment: Path) -> Path:
+    """Keep a whole segment that cannot be read where no drain will try it again."""
+    folder = segment.parent / QUARANTINE
+    folder.mkdir(exist_ok=True)
+    return segment.rename(folder / segment.name)
+
+
 def _is_abandoned(path: Path) -> bool:
     try:
         descriptor = os.open(path, os.O_RDONLY)
@@ -111,16 +119,18 @@ def _is_abandoned(path: Path) -> bool:
     return True
 
 
-def _storable(value: Any) -> Any:
-    """The same value without what JSON in UTF-8 cannot hold: lone surrogates, integers past 64 bits."""
+def _storable(value: Any, depth: int = 0) -> Any:
+    """The same value without what JSON in UTF-8 cannot hold: lone surrogates, too large integers, endless nesting."""
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode()
+    if depth > _DEEPEST:
+        return None
     if isinstance(value, dict):
-        return {_storable(str(key)): _storable(item) for key, item in value.items()}
+        return {_storable(str(key)): _storable(item, depth + 1) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_storable(item) for item in value]
+        return [_storable(item, depth + 1) for item in value]
     if is_dataclass(value) and not isinstance(value, type):
-        return {each.name: _storable(getattr(value, each.name)) for each in fields(value)}
+        return {each.name: _storable(getattr(value, each.name), depth + 1) for each in fields(value)}
     if isinstance(value, orjson.Fragment | datetime):
         return value
     if isinstance(value, int) and not -(2**63) <= value < 2**64:

@@ -66,6 +66,7 @@ class Spool:
         self._syncing = threading.Lock()
         self._dirty = self._directory_dirty = False
         self._bytes = self._files = 0
+        self._oldest_s = 0.0  # Unix seconds; 0 = there is none
         self._measured_at = 0.0
         self._measure()
 
@@ -91,6 +92,16 @@ class Spool:
     def backlog_bytes(self) -> int:
         """Bytes waiting for the drain, all workers together. As of at most a second ago."""
         return self._bytes
+
+    @property
+    def backlog_segments(self) -> int:
+        """Files of these, those that are being written included."""
+        return self._files
+
+    @property
+    def backlog_age_s(self) -> float:
+        """How long the oldest of them has been there: under a second where the drain keeps up."""
+        return max(0.0, time.time() - self._oldest_s) if self._oldest_s else 0.0
 
     def tick(self) -> None:
         """Hand the open segment to the drain when it is old enough."""
@@ -184,14 +195,24 @@ class Spool:
     def _measure(self) -> None:
         """Count files and bytes of all workers; what is appended meanwhile may be missed for a second."""
         total = files = 0
+        oldest_ns = 0
         with os.scandir(self.directory) as entries:
             for entry in entries:
                 try:
                     if entry.is_file(follow_symlinks=False):
                         total, files = total + entry.stat().st_size, files + 1
+                        born_ns = born(entry.name)
+                        oldest_ns = min(oldest_ns or born_ns, born_ns or oldest_ns)
                 except FileNotFoundError:  # drained meanwhile
                     continue
         self._bytes, self._files, self._measured_at = total, files, time.monotonic()
+        self._oldest_s = oldest_ns / 1e9
+
+
+def born(segment: str) -> int:
+    """When a segment of this file name was begun, in Unix nanoseconds; 0 for what is none."""
+    digits = segment.rpartition("-")[2][:20]
+    return int(digits) if len(digits) == 20 and digits.isdigit() else 0
 
 
 def _sync_directory(directory: Path) -> None:

@@ -1,14 +1,16 @@
 """The tables of the ledger, as SQLAlchemy Core metadata: the one definition that migrations, writers and
 readers share.
 
-Owns names, types, keys and indexes. Knows nothing of connections. Rows are INSERT-only, `quota_usage`
-apart: an exchange is written once, closed. `exchanges` and `attempts` are range-partitioned on their UUIDv7 key,
-which carries the millisecond it was made in, so the key alone names the day and is unique by itself (see
-`ledger.partitions`).
+Owns names, types, keys and indexes. Knows nothing of connections. Rows are INSERT-only, sums apart: an exchange
+is written once, closed. `exchanges` and `attempts` are range-partitioned on their UUIDv7 key, which carries the
+millisecond it was made in, so the key alone names the day and is unique by itself (see `ledger.partitions`).
 Units are in the name: `_s` float seconds, `_usd` numeric dollars, `_tokens` counts.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
 
 from sqlalchemy import (
     ARRAY,
@@ -21,6 +23,7 @@ from sqlalchemy import (
     Float,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     Numeric,
     SmallInteger,
@@ -29,6 +32,7 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB, UUID
+from sqlalchemy.types import TypeEngine
 
 metadata = MetaData(
     naming_convention={
@@ -79,6 +83,7 @@ exchanges = Table(
     Column("response_model", Text),
     Column("cache", Text),  # hit | joined: answered without an attempt of its own
     Column("saved_usd", _USD),  # what that answer had cost when it was made
+    Column("verdict", Text),  # completed | failed, by the policy's `completed_when`; NULL = its task goes on
     Index(None, "started_at"),
     Index(None, "caller", "task_id", postgresql_where=text("task_id IS NOT NULL")),
     postgresql_partition_by="RANGE (id)",
@@ -110,7 +115,9 @@ attempts = Table(
         "is_estimated", Boolean
     ),  # the counts are ours, since it broke off; NULL in old records: they are not
     Column("cost_usd", _USD),
-    Column("price_id", Text),  # the price row used; NULL when the cost is unknown
+    Column("price_id", Text),  # the price row used; NULL where none is known
+    Column("service_tier", Text),  # words of the answer that its price depends on; NULL = an ordinary one
+    Column("billed_apart", JSONB),  # what else its price depends on: cache_write_1h_tokens, web_searches, …
     Column("upstream_request_id", Text),
     Column("engine", JSONB),  # the engine's own figures: queue_s, prefill_s, decode_s, …
     Column(
@@ -122,14 +129,41 @@ attempts = Table(
     postgresql_partition_by="RANGE (id)",
 )
 
-tasks = Table(
+tasks = Table(  # of several calls, named by their caller, open, or reported on (see `ledger.tasks`)
     "tasks",
     metadata,
     Column("caller", Text, primary_key=True),
     Column("task_id", Text, primary_key=True),
     Column("workflow", Text),
-    Column("first_seen_at", _TIME, nullable=False),
+    Column("first_seen_at", _TIME, nullable=False),  # its first call; before any came, its first outcome
+    Column("shape", Text),  # of its first call
+    Column("target", Text),  # that its first attempt was sent to
+    Column("verdict", Text),  # of the call that ended last: completed | failed, NULL = it goes on
+    Column("outcome", Text),  # the newest that was reported
+    Column("score", Float),
+    Column("outcome_at", _TIME),
+    Column("silent_until", _TIME),  # then it is abandoned, if it is open still
+    Column("calls", BigInteger, nullable=False, server_default="0"),
+    Column("attempts", BigInteger, nullable=False, server_default="0"),
+    Column("input_tokens", BigInteger, nullable=False, server_default="0"),  # of the answers
+    Column("output_tokens", BigInteger, nullable=False, server_default="0"),
+    Column("unpriced", BigInteger, nullable=False, server_default="0"),  # attempts whose cost is unknown
+    Column(
+        "cost_usd", _USD, nullable=False, server_default="0"
+    ),  # of all the others: retries, hedge losers, failures
+    Column(
+        "spent", JSONB, nullable=False, server_default="{}"
+    ),  # {target: [attempts, nano-dollars, unpriced]}
+    Column(
+        "status", Text, nullable=False, server_default="open"
+    ),  # outcome, else verdict, else abandoned or open
+    Column("counted_as", Text, nullable=False, server_default=""),  # workflow in the sums
+    Column("last_at", _TIME, nullable=False, server_default=text("now()")),  # end of the call that ended last
+    CheckConstraint("status IN ('open', 'completed', 'failed', 'abandoned')", name="status"),
     Index(None, "first_seen_at"),
+    Index(None, "workflow", "first_seen_at", postgresql_where=text("workflow IS NOT NULL")),
+    Index(None, "silent_until", postgresql_where=text("status = 'open'")),
+    Index("tasks_without_calls_idx", "task_id", postgresql_where=text("calls = 0")),
 )
 
 outcomes = Table(  # the last of a task wins, all are kept
@@ -147,6 +181,19 @@ outcomes = Table(  # the last of a task wins, all are kept
     Index(None, "caller", "task_id", "reported_at"),
 )
 
+task_prefixes = Table(  # of calls that named no task, for some hours: what those that go on from them join
+    "task_prefixes",
+    metadata,
+    Column("hash", Text, primary_key=True),  # of a call's messages and its caller, salted
+    Column("task_id", Text, primary_key=True),
+    Column("at", _TIME, nullable=False),  # end of that call
+    Column("state", Text, nullable=False),  # open | failed | taken | wanted (see `ledger.joining`)
+    Column("answer", Text),  # taken: hash of the messages with the answer that the next call brought along
+    Index(None, "at", postgresql_using="brin"),
+)
+
+task_salt = Table("task_salt", metadata, Column("salt", LargeBinary, primary_key=True))  # one row, made once
+
 prices = Table(  # one row per distinct price seen; a change of price is a new row
     "prices",
     metadata,
@@ -159,6 +206,9 @@ prices = Table(  # one row per distinct price seen; a change of price is a new r
     Column("cache_write_usd_per_mtok", _USD),
     Column("output_usd_per_mtok", _USD),
     Column("usd_per_hour", _USD),  # self-hosted targets
+    Column(
+        "rates", JSONB
+    ),  # all of it, where there is more: long inputs, service tiers, off-peak hours, fees
     Column("first_seen_at", _TIME, nullable=False, server_default=text("now()")),
 )
 
@@ -169,7 +219,7 @@ policies = (
         Column("id", UUID(as_uuid=True), primary_key=True),  # UUIDv7: the order of publishing
         Column("hash", Text, nullable=False),
         Column("yaml", Text, nullable=False),
-        Column("source", Text, nullable=False),  # file:<host>:<path> | dashboard | api | cli | rollback
+        Column("source", Text, nullable=False),  # file:<host>:<path> | api:<key> | cli | rollback[:<key>]
         Column("published_at", _TIME, nullable=False, server_default=text("now()")),
         Column("error", Text),
         Index(None, "source", "id"),
@@ -185,6 +235,7 @@ targets = Table(  # what the running configuration says exists, replaced at each
     Column("url", Text),
     Column("disabled_reason", Text),  # NULL when enabled
     Column("usd_per_hour", _USD),
+    Column("price_note", Text),  # why costs are unknown there; NULL = they are known
     Column("updated_at", _TIME, nullable=False, server_default=text("now()")),
 )
 
@@ -245,6 +296,17 @@ engine_samples = Table(
     Column("accepted_length", Float),  # tokens a step adds to an answer, the target's own included
 )
 
+engine_hours = Table(  # how long engines were up and what that cost: sums that the gateways' watches add to
+    "engine_hours",
+    metadata,
+    Column("hour", _TIME, primary_key=True),  # its start
+    Column("target", Text, primary_key=True),
+    Column("place", Text, primary_key=True),  # one name may be several machines (see `config.places`)
+    Column("up_s", Float, nullable=False),
+    Column("usd", _USD),  # NULL when the price of an hour was unknown for some of it
+    Column("counted_until", _TIME, nullable=False),  # so that gateways that watch the same engine count once
+)
+
 fleet_news = Table(  # what each worker learnt of targets in the last second; unlogged: a crash may take it
     "fleet_news",
     metadata,
@@ -267,10 +329,92 @@ bench_runs = Table(
     Index(None, "kind", "started_at"),
 )
 
+
+def _sums(name: str, keys: Iterable[Column[Any]], values: Iterable[Column[Any]]) -> Table:
+    """Sums that the drain adds to, by the span they are of: a row of the ledger is counted in exactly one of them."""
+    span = (Column("at", _TIME, primary_key=True), Column("span_s", Integer, primary_key=True))
+    return Table(name, metadata, *span, *keys, *values, postgresql_with={"fillfactor": 70})
+
+
+def _key(name: str, kind: type[Text] | type[Boolean] = Text) -> Column[Any]:
+    return Column(name, kind, primary_key=True)  # of texts, '' = none
+
+
+def _count(name: str, kind: TypeEngine[Any] | type[TypeEngine[Any]] = BigInteger) -> Column[Any]:
+    return Column(name, kind, nullable=False)
+
+
+_TOKENS = ("input_tokens", "cached_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens")
+
+call_sums = _sums(  # of exchanges
+    "call_sums",
+    [_key("target"), _key("shape"), _key("endpoint"), _key("workflow")],
+    [
+        _count("calls"),
+        _count("errors"),  # that were ours or the target's: not of clients that left
+        _count("timeouts"),
+        _count("client_gone"),
+        _count("streamed"),
+        _count("cached"),  # answered without an attempt of their own
+        _count("unstreamed_long"),  # not streamed, of more than 300 output tokens
+        _count("unstreamed_long_s", Float),  # what these took in all
+        _count("attempts"),
+        _count("retried"),  # calls of more than one attempt
+        *map(_count, _TOKENS),
+        _count("cost_usd", _USD),  # of calls whose cost is known
+        _count("unpriced"),  # calls whose cost is not
+        _count("saved_usd", _USD),
+    ],
+)
+
+attempt_sums = _sums(  # of attempts, shadows included
+    "attempt_sums",
+    [
+        _key("target"),
+        _key("shape"),  # of its exchange
+        _key("role"),  # of its target in the call's decision, or shadow
+        _key("result"),
+        _key("is_further", Boolean),  # a retry, a fallback, a hedge
+    ],
+    [
+        _count("attempts"),
+        _count("total_s", Float),
+        *map(_count, _TOKENS),
+        _count("cost_usd", _USD),
+        _count("unpriced"),
+    ],
+)
+
+choice_sums = _sums(  # of decisions, and of calls that were refused before one
+    "choice_sums",
+    [_key("shape"), _key("chosen"), _key("why"), _key("moved", Boolean)],  # see `ledger.rollups`
+    [_count("calls")],
+)
+
+rejection_sums = _sums(  # of targets that decisions passed over
+    "rejection_sums",
+    [_key("shape"), _key("target"), _key("kind")],  # the reason, without its figures
+    [_count("calls"), Column("example", Text, nullable=False)],  # the last reason of this kind
+)
+
+task_sums = (
+    _sums(  # of tasks, in the minute they began; what changes is taken out of one row and added to another
+        "task_sums",
+        [_key("workflow"), _key("shape"), _key("target"), _key("status")],  # target of the first attempt
+        [_count("tasks"), _count("calls"), _count("attempts"), _count("cost_usd", _USD), _count("unpriced")],
+    )
+)
+
+task_costs = _sums(  # of their attempts: where the money of tasks went that ended so
+    "task_costs",
+    [_key("workflow"), _key("status"), _key("target")],
+    [_count("attempts"), _count("cost_usd", _USD), _count("unpriced")],
+)
+
 latency_histograms = Table(  # bucket k covers (1.02^(k-1), 1.02^k] seconds; merge = add n over equal k
     "latency_histograms",
     metadata,
-    Column("batch_id", UUID(as_uuid=True), primary_key=True),
+    Column("batch_id", UUID(as_uuid=True), primary_key=True),  # once merged, UUID(int=span_s)
     Column("minute", _TIME, primary_key=True),  # start of the span
     Column("target", Text, primary_key=True),
     Column("shape", Text, primary_key=True),

@@ -14,17 +14,25 @@ from sqlalchemy import delete, insert, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.config.deployment import AnyTarget, Deployment, EngineTarget
+from gateway.ledger.costs import price_for
 from gateway.ledger.tables import targets
 
 _LOCK = 0x5BA2C6A81
 
 
 async def replace_targets(
-    connection: AsyncConnection, deployment: Deployment, disabled: Mapping[str, str] | None = None
+    connection: AsyncConnection,
+    deployment: Deployment,
+    disabled: Mapping[str, str] | None = None,
+    price_notes: Mapping[str, str] | None = None,
 ) -> None:
-    """Make `targets` say what `deployment` says. `disabled`: reasons by target name. The caller commits."""
-    reasons = disabled or {}
-    rows = [_row(target, deployment, reasons.get(target.name)) for target in deployment.effective_targets]
+    """Make `targets` say what `deployment` says. `disabled`: reasons by target name; `price_notes`: why the costs of
+    a target's calls are unknown. The caller commits."""
+    reasons, notes = disabled or {}, price_notes or {}
+    rows = [
+        _row(target, deployment, reasons.get(target.name)) | {"price_note": notes.get(target.name)}
+        for target in deployment.effective_targets
+    ]
     await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
     await connection.execute(delete(targets))
     if rows:
@@ -46,7 +54,7 @@ def _row(target: AnyTarget, deployment: Deployment, disabled_reason: str | None)
         "disabled_reason": disabled_reason,
     }
     if isinstance(target, EngineTarget):
-        per_hour = engine.cost_per_hour_usd if target.cost_per_hour_usd is None else target.cost_per_hour_usd
+        price = price_for(target, engine)
+        per_hour = None if price is None else price.usd_per_hour
         return row | {"model": target.model or engine.model, "url": target.url, "usd_per_hour": per_hour}
-    url = target.base_url
-    return row | {"url": url, "usd_per_hour": None}
+    return row | {"url": target.base_url, "usd_per_hour": None}

@@ -7,12 +7,20 @@ nothing. Modules run with `-P`, so that a folder named like one of ours in the w
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from pathlib import Path
 
-from gateway.config.variables import DATABASE_URL_VARIABLE
+from gateway.config.variables import (
+    DATABASE_URL_VARIABLE,
+    GATEWAY_URL_VARIABLE,
+    METRICS_FOLDER_VARIABLE,
+    SIGN_IN_VARIABLE,
+    TELEMETRY_VARIABLE,
+)
 from gateway.supervise.options import Plan
 from gateway.supervise.part import Part
+from gateway.telemetry.configured import telemetry_of
 
 POSTGRES = "postgres"  # no process of ours (see `postgres`)
 _MODULE = (sys.executable, "-P", "-m")
@@ -26,6 +34,11 @@ class PartMissing(Exception):
 
 def check_installed(plan: Plan) -> None:
     """Raise `PartMissing` unless every part to be started can be."""
+    if telemetry_of(plan.deployment, os.environ) and importlib.util.find_spec("opentelemetry.sdk") is None:
+        raise PartMissing(
+            'telemetry needs opentelemetry: pip install "sparkgate[otel]", or take `otlp_endpoint` out and '
+            "set OTEL_SDK_DISABLED=true"
+        )
     if plan.starts_engine:
         engine_command(plan)
     if plan.starts_dashboard:
@@ -89,12 +102,20 @@ def gateway_parts(plan: Plan, listening_fd: int, port: int) -> list[Part]:
 
 
 def drain_part(plan: Plan, database_url: str) -> Part:
+    retention = ("--retention-days", str(plan.deployment.ledger.retention_days))
     return Part(
         name="drain",
-        argv=(*_MODULE, "gateway.ledger.drain", "--spool", str(plan.data_dir / "spool")),
-        env={DATABASE_URL_VARIABLE: database_url},
+        argv=(*_MODULE, "gateway.ledger.drain", "--spool", str(plan.data_dir / "spool"), *retention),
+        env={DATABASE_URL_VARIABLE: database_url} | _telemetry(plan),
         stop_grace_s=20.0,  # what it does not get written stays in the spool for the next start
     )
+
+
+def _telemetry(plan: Plan) -> dict[str, str]:
+    """The drain exports what it has written, and shows its figures beside the workers'."""
+    telemetry = telemetry_of(plan.deployment, os.environ)
+    figures = {METRICS_FOLDER_VARIABLE: str(plan.data_dir / "run" / "metrics")}
+    return figures if telemetry is None else figures | {TELEMETRY_VARIABLE: telemetry.as_text()}
 
 
 def dashboard_command(host: str, port: int) -> tuple[str, ...]:
@@ -114,16 +135,34 @@ def dashboard_command(host: str, port: int) -> tuple[str, ...]:
         "browser.gatherUsageStats": "false",
     }
     flags = [text for key, value in settings.items() for text in (f"--{key}", value)]
-    return (*_MODULE, "streamlit", "run", str(Path(package.origin).with_name("app.py")), *flags)
+    return (*_MODULE, "streamlit", "run", str(Path(package.origin).with_name("serve.py")), *flags)
 
 
-def dashboard_part(plan: Plan, database_url: str, gateway_url: str) -> Part:
+def dashboard_env(plan: Plan, database_url: str, gateway_url: str) -> dict[str, str]:
+    """What the dashboard is told. On the embedded Postgres it gets a role that may only read."""
+    from gateway.ledger.database import with_driver
+    from gateway.ledger.reader_role import reader_url
+
+    settings, is_embedded = plan.deployment.dashboard, plan.deployment.database_url == "embedded"
+    if settings.database_url is not None:
+        database_url = with_driver(settings.database_url)
+    elif is_embedded:
+        database_url = reader_url(database_url)
+    return {
+        DATABASE_URL_VARIABLE: database_url,
+        GATEWAY_URL_VARIABLE: gateway_url,
+        SIGN_IN_VARIABLE: settings.sign_in,
+    }
+
+
+def dashboard_part(plan: Plan, env: dict[str, str]) -> Part:
+    """`env`: see `dashboard_env`."""
     host, port = "127.0.0.1", plan.deployment.dashboard_port
     url = local_url(host, port)
     return Part(
         name="dashboard",
         argv=dashboard_command(host, port),
-        env={DATABASE_URL_VARIABLE: database_url, "SPARKGATE_URL": gateway_url},
+        env=env,
         ready_url=f"{url}/_stcore/health",
         stop_grace_s=5.0,
         address=url,

@@ -69,7 +69,8 @@ async def bring_up(start: Start) -> None:
         await worker.was_ready.wait()
     dashboard_url = None
     if plan.starts_dashboard:
-        dashboard = parts.dashboard_part(plan, database_url, start.gateway_url)
+        told = await asyncio.to_thread(parts.dashboard_env, plan, database_url, start.gateway_url)
+        dashboard = parts.dashboard_part(plan, told)
         supervisor.keep(dashboard)
         dashboard_url = dashboard.address
     if engine is not None:

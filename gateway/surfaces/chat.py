@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from gateway.dispatch.call import Call, Form
@@ -30,6 +31,7 @@ from gateway.surfaces.common import (
     text_bytes,
     value_for,
 )
+from gateway.surfaces.json_answers import is_valid
 from gateway.wire import chat, chat_over_messages, messages, messages_as_chat
 from gateway.wire.errors import BadRequest
 from gateway.wire.paths import CHAT, COMPLETIONS, MESSAGES
@@ -53,6 +55,8 @@ def call_of(asked: Asked) -> Call:
         wants_usage=wants_usage,
         keeps_state=body.get("store") is True,
         fingerprint=lambda: fingerprint(asked),
+        history=body["messages"] if asked.path == CHAT else (),
+        is_valid_json=partial(is_valid, asked.path, body),
     )
 
 

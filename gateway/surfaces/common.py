@@ -18,6 +18,7 @@ import orjson
 from gateway.dispatch.call import ErrorForm
 from gateway.surfaces.homes import NO_HOMES, ResponseHomes
 from gateway.surfaces.wording import inferred_shape
+from gateway.telemetry.trace_context import TRACE_HEADERS
 from gateway.wire.errors import BadRequest, error_event
 from router.catalog import Target
 from router.policy import ROLES
@@ -26,7 +27,6 @@ from router.shapes import SHAPES
 
 OUR_METADATA = ("task_id", "workflow", "task_shape", "slo_ttft_ms", "slo_tpot_ms", "deadline_ms", "role")
 _HEADERS = [(f"x-{name.replace('_', '-')}", name) for name in OUR_METADATA[:-1]] + [("x-task-role", "role")]
-TRACE_HEADERS = ("traceparent", "tracestate")  # W3C trace context
 MAX_ID_CHARS = 256  # task ids and workflows are indexed
 BYTES_PER_TOKEN = 4  # a rule of thumb for routing and context checks, never for money
 TOKENS_PER_MESSAGE = 4

@@ -7,6 +7,7 @@ Anthropic's shape, before a stream and in it.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -16,7 +17,6 @@ from gateway.dispatch.call import Call, ErrorForm, Form
 from gateway.surfaces.common import (
     BYTES_PER_TOKEN,
     TOKENS_PER_MESSAGE,
-    TRACE_HEADERS,
     Asked,
     body_for,
     check,
@@ -31,6 +31,8 @@ from gateway.surfaces.common import (
     text_bytes,
     value_for,
 )
+from gateway.surfaces.json_answers import is_valid
+from gateway.telemetry.trace_context import TRACE_HEADERS
 from gateway.wire import chat, chat_as_messages, messages, messages_over_chat
 from gateway.wire.errors import BadRequest, GatewayError
 from gateway.wire.paths import CHAT, MESSAGES, RESPONSES
@@ -62,6 +64,8 @@ def call_of(asked: Asked) -> Call:
         errors=ERRORS,
         is_repeatable=not _has_server_tools(body),
         fingerprint=lambda: fingerprint(asked),
+        history=listed,
+        is_valid_json=partial(is_valid, asked.path, body),
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -35,6 +36,7 @@ from gateway.surfaces.common import (
     value_for,
 )
 from gateway.surfaces.homes import ResponseHomes
+from gateway.surfaces.json_answers import is_valid
 from gateway.wire import chat, messages, responses, responses_from_chat, responses_over_chat
 from gateway.wire.base import StreamTranslator, Translation
 from gateway.wire.chat import Piece
@@ -85,7 +87,17 @@ def call_of(asked: Asked) -> Call:
         is_repeatable=not (_has_hosted_tools(body.get("tools")) or body.get("background")),
         keeps_state=body.get("store") is not False or any(map(body.get, OUTSIDE)),
         fingerprint=lambda: None if any(map(body.get, OUTSIDE)) else fingerprint(asked),
+        history=[{"role": "user", "content": given}] if isinstance(given, str) else given or (),
+        goes_on_from=body.get("previous_response_id") or _conversation(body),
+        is_valid_json=partial(is_valid, asked.path, body),
     )
+
+
+def _conversation(body: dict[str, Any]) -> str | None:
+    """Its id, of a conversation that the provider keeps."""
+    named = body.get("conversation")
+    named = named.get("id") if isinstance(named, dict) else named
+    return named if isinstance(named, str) else None
 
 
 def _query(asked: Asked, items: list[dict[str, Any]]) -> Query:

@@ -13,6 +13,7 @@ from typing import Any
 
 import orjson
 
+from gateway.telemetry.trace_context import TRACE_HEADERS
 from gateway.upstreams.base import CutOff, Reply, Unreachable, UpstreamCall
 
 _FUNCTIONS = {
@@ -67,7 +68,9 @@ class LitellmUpstream:
         litellm = await asyncio.to_thread(_litellm)
         body = {key: value for key, value in orjson.loads(call.body).items() if key != "model"}
         ask = getattr(litellm, _FUNCTIONS[call.path.partition("?")[0]])
-        options = {"num_retries": 0, "max_retries": 0, "drop_params": self._drops_params}
+        options: dict[str, Any] = {"num_retries": 0, "max_retries": 0, "drop_params": self._drops_params}
+        if traced := {name: call.headers[name] for name in TRACE_HEADERS if name in call.headers}:
+            options["extra_headers"] = traced
         if call.mark is not None:
             call.mark.is_sent = True
         try:

@@ -13,6 +13,8 @@ from typing import Any
 import orjson
 
 from gateway.ledger.records import Usage
+from gateway.wire.billing import apart
+from gateway.wire.fields import inner
 from gateway.wire.sse import data_of, first_of
 
 MARKS = (
@@ -94,13 +96,43 @@ def usage_of(value: dict[str, Any]) -> Usage | None:
     into, out_of = usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")
     into = into if isinstance(into, dict) else {}
     out_of = out_of if isinstance(out_of, dict) else {}
+    read, written = usage["prompt_tokens"], usage.get("completion_tokens") or 0
+    reasoning = out_of.get("reasoning_tokens") or 0
+    if reasoning and usage.get("total_tokens") == read + written + reasoning:
+        written += reasoning  # xAI counts them beside the others
     return Usage(
-        input_tokens=usage["prompt_tokens"],
-        output_tokens=usage.get("completion_tokens") or 0,
+        input_tokens=read,
+        output_tokens=written,
         cached_tokens=into.get("cached_tokens") or 0,
         cache_write_tokens=into.get("cache_write_tokens") or 0,
-        reasoning_tokens=out_of.get("reasoning_tokens") or 0,
+        reasoning_tokens=reasoning,
+        apart=_apart(usage, into, out_of),
     )
+
+
+def _apart(usage: dict[str, Any], into: dict[str, Any], out_of: dict[str, Any]) -> dict[str, int] | None:
+    """The times of cache writes and the searches are told by litellm, and the latter by Perplexity."""
+    writes, tools = into.get("cache_creation_token_details"), usage.get("server_tool_use")
+    audio, images = into.get("audio_tokens"), into.get("image_tokens")
+    spoken, drawn = out_of.get("audio_tokens"), out_of.get("image_tokens")
+    searches = into.get("web_search_requests") or usage.get("num_search_queries")
+    if not (writes or tools or audio or images or spoken or drawn or searches):
+        return None
+    counts = (
+        (
+            "cache_write_1h_tokens",
+            inner(into, "cache_creation_token_details").get("ephemeral_1h_input_tokens"),
+        ),
+        ("audio_input_tokens", audio),
+        ("image_input_tokens", images),
+        ("audio_output_tokens", spoken),
+        ("image_output_tokens", drawn),
+        (
+            "web_searches",
+            inner(usage, "server_tool_use").get("web_search_requests") or searches,
+        ),
+    )
+    return apart(counts)
 
 
 def finish_reason_of(body: dict[str, Any]) -> str | None:

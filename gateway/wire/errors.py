@@ -6,6 +6,7 @@ GatewayError
 ├── Forbidden           403  the key's scope does not allow it
 ├── ModelNotAllowed     403  the key may not ask for this model
 ├── NotFound            404  unknown path, model, exchange or task
+├── Conflict            409  what the call builds on was changed by somebody else
 ├── RequestTimeout      408  the request did not come in time
 ├── BodyTooLarge        413
 ├── HeadersTooLarge     431
@@ -88,6 +89,10 @@ class ModelNotAllowed(GatewayError):
 
 class NotFound(GatewayError):
     status, type, default_code = 404, "invalid_request_error", "not_found"
+
+
+class Conflict(GatewayError):
+    status, type, default_code = 409, "invalid_request_error", "conflict"
 
 
 class RequestTimeout(GatewayError):

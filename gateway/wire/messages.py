@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 
 from gateway.ledger.records import Usage
+from gateway.wire.billing import apart
 from gateway.wire.chat import Piece
 from gateway.wire.fields import inner
 from gateway.wire.sse import data_of, first_of
@@ -92,6 +93,17 @@ def usage_of(value: dict[str, Any]) -> Usage | None:
         cached_tokens=cached,
         cache_write_tokens=written,
         reasoning_tokens=_count(inner(usage, "output_tokens_details"), "thinking_tokens"),
+        apart=_apart(usage) if "cache_creation" in usage or "server_tool_use" in usage else None,
+    )
+
+
+def _apart(usage: dict[str, Any]) -> dict[str, int] | None:
+    writes, tools = inner(usage, "cache_creation"), inner(usage, "server_tool_use")
+    return apart(
+        (
+            ("cache_write_1h_tokens", writes.get("ephemeral_1h_input_tokens")),
+            ("web_searches", tools.get("web_search_requests")),
+        )
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 
 from gateway.ledger.records import Usage
+from gateway.wire.billing import apart
 from gateway.wire.chat import Piece
 from gateway.wire.errors import error_value
 from gateway.wire.fields import inner
@@ -97,7 +98,15 @@ def usage_of(value: dict[str, Any]) -> Usage | None:
         cached_tokens=into.get("cached_tokens") or 0,
         cache_write_tokens=into.get("cache_write_tokens") or 0,
         reasoning_tokens=out_of.get("reasoning_tokens") or 0,
+        apart=apart((("web_searches", _searches(value.get("output"))),)),
     )
+
+
+def _searches(output: Any) -> int:
+    """Web searches that the target made itself; opening a page that was found is none."""
+    items = output if isinstance(output, list) else []
+    calls = [item for item in items if isinstance(item, dict) and item.get("type") == "web_search_call"]
+    return sum(inner(item, "action").get("type", "search") == "search" for item in calls)
 
 
 def usage_value(usage: Usage) -> dict[str, Any]:

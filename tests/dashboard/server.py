@@ -19,7 +19,9 @@ from urllib.request import urlopen
 
 from playwright.sync_api import Browser, sync_playwright
 
-APP = Path(__file__).resolve().parents[2] / "dashboard" / "app.py"
+from gateway.ledger.reader_role import reader_url
+
+APP = Path(__file__).resolve().parents[2] / "dashboard" / "serve.py"
 _START_S = 60
 
 
@@ -39,12 +41,12 @@ def chromium(executable: str) -> Iterator[Browser]:
 
 
 @contextmanager
-def dashboard(database_url: str, log: Path, cwd: Path) -> Iterator[str]:
-    """The server as its own process, started from another folder than the project's."""
+def dashboard(database_url: str, log: Path, cwd: Path, **env: str) -> Iterator[str]:
+    """The server as its own process, started from another folder than the project's. It may read that database only."""
     port = _free_port()
     command = [sys.executable, "-m", "streamlit", "run", str(APP), "--server.port", str(port)]
     command += ["--server.address", "127.0.0.1"]
-    environment = os.environ | {"SPARKGATE_DATABASE_URL": database_url}
+    environment = os.environ | {"SPARKGATE_DATABASE_URL": reader_url(database_url)} | env
     with log.open("wb") as output:
         server = subprocess.Popen(command, cwd=cwd, env=environment, stdout=output, stderr=output)
         try:

@@ -56,7 +56,7 @@ def test_latencies_fall_into_the_band_of_their_minute(
     made += [traffic.exchange(busy, ttft_s=2.0) for _ in range(2)]
     made += [traffic.exchange(busy, ttft_s=9.0, target=traffic.FLASH)]
     traffic.write(writer, made)
-    buckets = queries.by_concurrency(reader, traffic.ENGINE, minute, 900)
+    buckets = queries.by_concurrency(reader, traffic.ENGINE, minute)
     speculation = traffic.engine_sample(minute)["state"]["speculation"]
     bands = yields.concurrency(buckets, speculation, queries.CONCURRENCIES).set_index("band")
     assert bands["ttft_n"].to_dict() == {"1": 3, "5-8": 2}

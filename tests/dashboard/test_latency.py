@@ -7,9 +7,10 @@ import pandas as pd
 import pytest
 from sqlalchemy import Engine
 
-from dashboard import sample
+from dashboard import queries as ledger_queries
+from dashboard import rows as single
 from dashboard.charts import Axis, log_scale
-from dashboard.latency import charts, cuts, queries, tables
+from dashboard.latency import charts, cuts, measured, queries, tables
 from gateway.ledger.records import Exchange
 from tests.dashboard import traffic
 
@@ -23,7 +24,9 @@ def quantile(values: list[float], percent: int) -> float:
 def test_every_target_and_shape_has_numpys_quantiles(
     reader: Engine, start: datetime, written: list[Exchange]
 ) -> None:
-    table = cuts.table(queries.totals(reader, start), ["target", "shape"]).set_index(["target", "shape"])
+    table = cuts.table(ledger_queries.latency_buckets(reader, start), ["target", "shape"]).set_index(
+        ["target", "shape"]
+    )
     groups: dict[tuple[str, str], list[float]] = {}
     for made in written:
         if made.ttft_s is not None:
@@ -38,8 +41,8 @@ def test_every_target_and_shape_has_numpys_quantiles(
 def test_input_sizes_are_told_apart_and_agree_with_the_histograms(
     reader: Engine, start: datetime, written: list[Exchange]
 ) -> None:
-    chosen = sample.of_span(reader, start, datetime.now(UTC), None)
-    buckets = queries.by_input_size(reader, chosen)
+    sample = single.sample(reader, start, datetime.now(UTC), None)
+    buckets = measured.by_input_size(sample.calls)
     table = cuts.table(buckets, ["size"]).set_index("size")
     sizes: dict[int, list[float]] = {}
     for made in written:
@@ -49,7 +52,7 @@ def test_input_sizes_are_told_apart_and_agree_with_the_histograms(
     assert table[table["ttft_n"] > 0]["ttft_n"].to_dict() == {size: len(each) for size, each in sizes.items()}
     for size, ttfts in sizes.items():
         assert table.loc[size, "ttft_p95_s"] == pytest.approx(quantile(ttfts, 95), rel=0.01)
-    whole = queries.totals(reader, start).groupby(["metric", "k"])["n"].sum()
+    whole = ledger_queries.latency_buckets(reader, start).groupby(["metric", "k"])["n"].sum()
     sized = buckets.groupby(["metric", "k"])["n"].sum()
     for metric in ("ttft_s", "tpot_s", "total_s"):
         assert sized[metric].to_dict() == whole[metric].to_dict()
@@ -70,7 +73,7 @@ def test_the_heat_of_a_time_holds_all_its_samples(
 def test_a_distribution_adds_up_to_a_hundred_percent_a_target(
     reader: Engine, start: datetime, written: list[Exchange]
 ) -> None:
-    rows = queries.totals(reader, start)
+    rows = ledger_queries.latency_buckets(reader, start)
     shares = cuts.distribution(rows[rows["metric"] == "total_s"])
     assert shares.groupby("target")["percent"].sum().tolist() == pytest.approx([100] * len(traffic.MODELS))
 

@@ -1,16 +1,18 @@
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 import pytest
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import InternalError
 
-from dashboard import lookups, queries
+from dashboard import queries, rows
 from dashboard.database import LedgerUnavailable, connect
+from dashboard.quantiles import quantiles
 from dashboard.summary import summarise, summarise_by, summarise_tasks, tries_by_target
 from gateway.ledger import batch
 from gateway.ledger.records import Exchange, outcome_record, shadow_record
@@ -26,13 +28,13 @@ BUCKET_S = 60
 def test_counts_and_costs_equal_those_of_the_exchanges(
     reader: Engine, start: datetime, written: list[Exchange]
 ) -> None:
-    rows = queries.traffic(reader, start, BUCKET_S)
-    assert rows["calls"].sum() == 300
-    assert rows["errors"].sum() == sum(made.error_code is not None for made in written)
-    assert rows["timeouts"].sum() == sum(made.timed_out is not None for made in written)
+    found = queries.traffic(reader, start, BUCKET_S)
+    assert found["calls"].sum() == 300
+    assert found["errors"].sum() == sum(made.error_code is not None for made in written)
+    assert found["timeouts"].sum() == sum(made.timed_out is not None for made in written)
     costs = sum(float(made.record()["exchange"]["cost_usd"]) for made in written)
-    assert rows["cost_usd"].sum() == pytest.approx(costs)
-    by_target = rows.groupby("target")["calls"].sum().to_dict()
+    assert found["cost_usd"].sum() == pytest.approx(costs)
+    by_target = found.groupby("target")["calls"].sum().to_dict()
     assert by_target == {
         name: sum(made.attempts[-1].target == name for made in written) for name in traffic.MODELS
     }
@@ -50,8 +52,8 @@ def test_every_bucket_of_time_holds_the_calls_that_began_in_it(
 def test_percentiles_equal_numpys_to_one_percent(
     reader: Engine, start: datetime, written: list[Exchange]
 ) -> None:
-    _, totals = queries.latency(reader, start, BUCKET_S)
-    found = summarise(queries.traffic(reader, start, BUCKET_S), totals)
+    buckets = queries.latency_buckets(reader, start)
+    found = summarise(queries.traffic(reader, start, BUCKET_S), buckets)
     ttfts = [made.ttft_s for made in written if made.ttft_s is not None]
     speeds = [row["tokens_per_s"] for made in written if (row := made.record()["exchange"])["ttft_s"]]
     whole = [made.total_s for made in written if made.status == 200]
@@ -63,22 +65,31 @@ def test_percentiles_equal_numpys_to_one_percent(
     assert found.tokens_per_s == pytest.approx(median, rel=0.01)
 
 
-def test_the_series_has_the_same_samples_as_the_totals(
+def test_quantiles_over_time_are_those_of_the_buckets(
     reader: Engine, start: datetime, written: list[Exchange]
 ) -> None:
-    series, totals = queries.latency(reader, start, BUCKET_S)
-    assert series.groupby("metric")["n"].sum().to_dict() == totals.groupby("metric")["n"].sum().to_dict()
-    assert len(written) >= series[series["metric"] == "ttft_s"]["n"].sum() > 0
+    hour = start.replace(minute=0) - timedelta(hours=1)
+    found = queries.latencies(reader, hour, 10_800).set_index(["metric", "target", "at"])
+    buckets = queries.latency_buckets(reader, hour)
+    for metric in ("ttft_s", "total_s"):
+        expected = quantiles(buckets, metric, ["target"])
+        merged = found.loc[metric].groupby("target")["n"].sum()
+        assert merged.to_dict() == expected["n"].to_dict()
+        if len(found.loc[metric]) == len(expected):  # the span did not cross an edge
+            of_target = found.loc[metric].droplevel("at")
+            pd.testing.assert_frame_equal(
+                of_target.sort_index(), expected, check_dtype=False, check_names=False
+            )
 
 
 def test_a_shape_narrows_every_figure(reader: Engine, start: datetime, written: list[Exchange]) -> None:
     chats = [made for made in written if made.shape == "short_chat"]
     counts = queries.traffic(reader, start, BUCKET_S, "short_chat")
-    _, totals = queries.latency(reader, start, BUCKET_S, "short_chat")
+    buckets = queries.latency_buckets(reader, start, "short_chat")
     tries = queries.attempts(reader, start, BUCKET_S, "short_chat")
-    newest = queries.newest_exchanges(reader, start, "short_chat", 1000)
+    newest = rows.newest(reader, start, "short_chat", 1000)
     assert counts["calls"].sum() == len(chats) == len(newest)
-    assert set(summarise_by(counts, totals, "shape")) == {"short_chat"}
+    assert set(summarise_by(counts, buckets, "shape")) == {"short_chat"}
     assert tries["attempts"].sum() == sum(len(made.attempts) for made in chats)
 
 
@@ -87,23 +98,12 @@ def test_what_began_before_the_span_is_left_out(reader: Engine, writer: Engine) 
     traffic.write(writer, [traffic.exchange(now - 7200), traffic.exchange(now - 60)])
     start = datetime.fromtimestamp(now - 3600, UTC).replace(second=0, microsecond=0)
     assert queries.traffic(reader, start, BUCKET_S)["calls"].sum() == 1
-    assert len(queries.newest_exchanges(reader, start, None, 10)) == 1
-    assert queries.latency(reader, start, BUCKET_S)[1].groupby("metric")["n"].sum().to_dict() == {
+    assert len(rows.newest(reader, start, None, 10)) == 1
+    assert queries.latency_buckets(reader, start).groupby("metric")["n"].sum().to_dict() == {
         "ttft_s": 1,
         "tpot_s": 1,
         "total_s": 1,
     }
-
-
-def test_days_outside_the_span_are_not_even_planned(reader: Engine, writer: Engine) -> None:
-    now = time.time()
-    traffic.write(writer, [traffic.exchange(now - days * 86_400 - 60) for days in (0, 2, 5)])
-    plan = "EXPLAIN SELECT count(*) FROM exchanges WHERE id >= uuid_floor(:start)"
-    with reader.connect() as connection:
-        start = datetime.fromtimestamp(now - 600, UTC)
-        lines = "\n".join(connection.scalars(text(plan), {"start": start}))
-    assert f"exchanges_{datetime.fromtimestamp(now - 2 * 86_400 - 60, UTC):%Y%m%d}" not in lines
-    assert f"exchanges_{datetime.fromtimestamp(now - 60, UTC):%Y%m%d}" in lines
 
 
 def test_a_late_target_is_counted_though_another_answered(
@@ -124,14 +124,15 @@ def test_shadows_are_counted_apart(reader: Engine, writer: Engine, start: dateti
     assert queries.attempts(reader, start, BUCKET_S)["attempts"].sum() == 1
     shadows = queries.shadows(reader, start, BUCKET_S, made.shape)
     assert (shadows["target"].tolist(), shadows["attempts"].tolist()) == ([on_trial.target], [1])
-    assert lookups.attempts(reader, made.id, start)["role"].isna().tolist() == [True, False]
+    tried = rows.attempts(reader, made.id, datetime.fromtimestamp(made.started_at, UTC), made.total_s)
+    assert tried["role"].isna().tolist() == [True, False]
 
 
 def test_unknown_costs_are_counted_and_not_summed(reader: Engine, writer: Engine, start: datetime) -> None:
     now = time.time()
     made = [traffic.exchange(now - 60, cost_nusd=cost) for cost in (None, 250_000, None)]
     traffic.write(writer, made)
-    found = summarise(queries.traffic(reader, start, BUCKET_S), queries.latency(reader, start, BUCKET_S)[1])
+    found = summarise(queries.traffic(reader, start, BUCKET_S), queries.latency_buckets(reader, start))
     assert found.unpriced == 2
     assert found.cost_usd == pytest.approx(0.00025)
 
@@ -168,13 +169,13 @@ def test_clients_that_left_are_no_errors(reader: Engine, writer: Engine, start: 
 def test_an_exchange_is_found_by_its_request_id_with_all_attempts(reader: Engine, writer: Engine) -> None:
     made = traffic.rescued(time.time() - 90_000)
     traffic.write(writer, [made, traffic.exchange(time.time())])
-    found_id = lookups.parse_request_id(made.request_id)
+    found_id = rows.parse_request_id(made.request_id)
     assert found_id == made.id
-    row = lookups.exchange(reader, made.id).iloc[0]
+    row = rows.exchange(reader, made.id).iloc[0]
     assert row["decision"]["reason"].startswith("engine has the lowest")
-    tried = lookups.attempts(reader, made.id, row["started_at"])
+    tried = rows.attempts(reader, made.id, row["started_at"], row["total_s"])
     assert tried["result"].tolist() == ["timeout_first_token", "ok"]
-    assert lookups.parse_request_id("req_nonsense") is None
+    assert rows.parse_request_id("req_nonsense") is None
 
 
 def test_the_newest_policy_and_the_active_one_are_told_apart(reader: Engine, writer: Engine) -> None:
@@ -186,9 +187,10 @@ def test_the_newest_policy_and_the_active_one_are_told_apart(reader: Engine, wri
 
 def test_an_empty_ledger_answers_every_question(reader: Engine, start: datetime) -> None:
     assert queries.last_call_at(reader) is None
-    series, totals = queries.latency(reader, start, BUCKET_S)
-    found = summarise(queries.traffic(reader, start, BUCKET_S), totals)
-    assert (found.calls, found.ttft.n, found.cost_usd, len(series)) == (0, 0, None, 0)
+    found = summarise(queries.traffic(reader, start, BUCKET_S), queries.latency_buckets(reader, start))
+    assert (found.calls, found.ttft.n, found.cost_usd) == (0, 0, None)
+    assert queries.latencies(reader, start, BUCKET_S).empty
+    assert rows.newest(reader, start, None, 10).empty
     assert queries.tasks_by_workflow(reader, start).empty
     assert queries.known_shapes(reader, start) == []
 

@@ -1,21 +1,22 @@
 from __future__ import annotations
 
+import re
 import time
-from datetime import UTC, datetime
+from datetime import datetime
 
 import pandas as pd
 from sqlalchemy import Engine
 
-from dashboard import queries as ledger_queries
-from dashboard import sample
+from dashboard import rows as single
 from dashboard.charts import Axis
 from dashboard.routing import charts, queries
+from dashboard.routing.page import RESTING
 from gateway.ledger.records import Exchange
+from router.catalog import Target
+from router.eligibility import inability, unwell
+from router.fleet import EngineState, Fleet
 from tests.dashboard import traffic
-
-
-def whole(reader: Engine, start: datetime) -> sample.Sample:
-    return sample.of_span(reader, start, datetime.now(UTC), None)
+from tests.router.calls import query, seen
 
 
 def told(made: Exchange, **changes: object) -> Exchange:
@@ -44,16 +45,16 @@ def test_every_kind_of_choice_is_named(reader: Engine, writer: Engine, start: da
             refused,
         ],
     )
-    rows = queries.why(reader, whole(reader, start))
+    rows = queries.why(reader, start, None)
     assert set(rows["why"]) == {
-        "best score",
+        "score",
         "explored",
-        "only candidate that could serve",
-        "meets the SLO, the next would not",
-        "fallback: no candidate could serve",
-        "named by the caller",
-        "no target could serve",
-        "refused before routing",
+        "only",
+        "slo",
+        "fallback",
+        "pinned",
+        "none",
+        "refused",
     }
     assert rows["calls"].tolist() == [1] * 8
 
@@ -65,26 +66,46 @@ def test_a_call_that_another_target_answered_has_moved(
     rescued = traffic.rescued(at)
     rescued.decision = traffic.decision("short_chat", traffic.FLASH)
     traffic.write(writer, [rescued, traffic.exchange(at, target=traffic.FLASH)])
-    rows = queries.why(reader, whole(reader, start))
+    rows = queries.why(reader, start, None)
     assert rows[["chosen", "calls", "moved"]].to_numpy().tolist() == [[traffic.FLASH, 2, 1]]
 
 
 def test_rejections_of_one_kind_are_counted_together(
     reader: Engine, start: datetime, written: list[Exchange]
 ) -> None:
-    rows = queries.rejections(reader, whole(reader, start), 60)
+    rows = queries.rejections(reader, start, 60, None)
     expected: dict[str, int] = {}
     for made in written:
         assert isinstance(made.decision, dict)
         for it in made.decision["rejections"]:
             expected[it["target"]] = expected.get(it["target"], 0) + 1
     assert rows.groupby("target")["calls"].sum().to_dict() == expected
-    assert set(rows["kind"]) == {
-        "breaker open: … failures in a row, probed in … s",
-        "shedding after failures, for … s more",
-    }
-    made_in = queries.decisions(reader, whole(reader, start), 60)
+    assert set(rows["kind"]) == {"shedding after failures, for … s more"}
+    made_in = queries.decisions(reader, start, 60, None)
     assert made_in["calls"].sum() == len(written)
+
+
+def test_resting_targets_are_told_from_unable_ones_by_the_routers_own_words() -> None:
+    fleet, now = Fleet(), 1000.0
+    fleet.set_engine("draining", EngineState(0, 0, 8, draining=True), now)
+    fleet.set_engine("gone", EngineState(0, 0, 8), now)
+    fleet.set_engine("gone", None, now)
+    seen(fleet, "shed", now, times=5, result="connect_error")
+    resting = [unwell(fleet.health(name), now + 1.5) for name in ("draining", "gone", "shed")]
+    fleet.start("shed")
+    resting.append(unwell(fleet.health("shed"), now + 60))  # its pause is over, and a call tests it
+    asked = query(has_tools=True, input_tokens=900)
+    unable = [
+        inability(asked, target, fleet.health("a"))
+        for target in (
+            Target("a", "openai", "m", disabled_reason="its key is missing"),
+            Target("a", "openai", "m", endpoints=frozenset()),
+            Target("a", "openai", "m", has_tools=False),
+            Target("a", "openai", "m", context_tokens=800),
+        )
+    ]
+    assert [bool(reason and re.match(RESTING, reason)) for reason in resting] == [True] * 4, resting
+    assert [bool(reason and not re.match(RESTING, reason)) for reason in unable] == [True] * 4, unable
 
 
 def test_attempts_are_counted_by_their_end(reader: Engine, start: datetime, written: list[Exchange]) -> None:
@@ -101,7 +122,7 @@ def test_attempts_are_counted_by_their_end(reader: Engine, start: datetime, writ
 def test_calls_of_several_attempts_are_found(
     reader: Engine, start: datetime, written: list[Exchange]
 ) -> None:
-    found = ledger_queries.newest_exchanges(reader, start, None, 100, min_attempts=2)
+    found = single.newest(reader, start, None, 100, several=True)
     assert set(found["id"]) == {made.id for made in written if len(made.attempts) > 1}
 
 

@@ -70,7 +70,7 @@ def decision(shape: str, target: str, explored: bool = False) -> dict[str, Any]:
         "shape_source": "structural",
         "objective": "ttft",
         "candidates": candidates,
-        "rejections": [{"target": "gpu-pool", "reason": "breaker open: 5 failures in a row, probed in 12 s"}],
+        "rejections": [{"target": "gpu-pool", "reason": "shedding after failures, for 11.6 s more"}],
         "reason": f"{target} has the lowest predicted time to first token, 0.31 s against 0.71 s of {others[0]}.",
         "policy_hash": POLICY_HASH,
         "draw": 0.4711,

@@ -72,6 +72,22 @@ def test_what_the_loop_reports_is_what_its_sequences_count(toy_model: Llama) -> 
     assert spent == pytest.approx(found["step_seconds_sum", ()])
 
 
+def test_latencies_have_the_names_of_the_genai_conventions(toy_model: Llama) -> None:
+    engine = make_engine(toy_model)
+    engine.observer = metrics = EngineMetrics(engine, "toy")
+    sequences = [make_sequence("a", [7, 8, 9], 5), make_sequence("b", [7, 8], 1)]
+    run_all(engine, sequences)
+    found = samples(metrics)
+    labels = ("sparkgate", "toy")
+    names = ("time_to_first_token", "time_per_output_token", "request_duration")
+    assert [found[f"gen_ai_server_{name}_seconds_count", labels] for name in names] == [2, 1, 2]
+    spent = [sequence.timings() for sequence in sequences]
+    whole = sum(timings.queue_s + timings.prefill_s + timings.decode_s for timings in spent)
+    assert found["gen_ai_server_request_duration_seconds_sum", labels] == pytest.approx(whole)
+    per_token = found["gen_ai_server_time_per_output_token_seconds_sum", labels]
+    assert per_token == pytest.approx(spent[0].decode_s / (len(sequences[0].output_ids) - 1))
+
+
 def test_slots_tell_how_often_they_were_verified_and_survived(metrics: EngineMetrics) -> None:
     report_rounds(metrics)
     found = samples(metrics)

@@ -14,13 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import psycopg
+import pytest
 from sqlalchemy import Engine, text
 
-from gateway.ledger import embedded, migrate, segments
+from gateway.ledger import batch, embedded, migrate, segments
 from gateway.ledger.database import create_engine
-from gateway.ledger.drain import Drain
+from gateway.ledger.drain import Drain, is_fault_of_record
 from gateway.ledger.records import Attempt, Exchange, outcome_record, uuid7
 from gateway.ledger.spool import Spool
+from tests.ledger.conftest import NOON, carried
 
 MakeExchange = Callable[..., Exchange]
 MIB = 1 << 20
@@ -259,6 +262,67 @@ def test_a_record_too_large_for_an_index_does_not_stop_the_drain(
     assert count(engine, "exchanges") == 2
 
 
+def test_a_segment_that_cannot_be_read_holds_up_no_other(
+    engine: Engine, tmp_path: Path, make_exchange: MakeExchange, caplog: pytest.LogCaptureFixture
+) -> None:
+    segment = spooled(tmp_path, make_exchange().record())
+    unreadable = segment.with_name("w0-00000000000000000001aaaaaaaa.ready")
+    unreadable.mkdir()  # a read fails for root too
+    drain_all(engine, tmp_path)
+    assert count(engine, "exchanges") == 1
+    assert [path.name for path in (tmp_path / "quarantine").iterdir()] == [unreadable.name]
+    assert f"{unreadable.name} cannot be read, and was put aside in {tmp_path / 'quarantine'}" in caplog.text
+
+
+def test_one_row_that_only_the_database_refuses_costs_only_itself(
+    engine: Engine, tmp_path: Path, make_exchange: MakeExchange
+) -> None:
+    records = [make_exchange(NOON + number).record() for number in range(64)]
+    records[37]["attempts"][0]["http_status"] = 10**6  # past smallint
+    spooled(tmp_path, *records)
+    drain = drain_all(engine, tmp_path)
+    assert (drain.exchanges, drain.quarantined) == (63, 1)
+    with engine.connect() as connection:
+        calls = connection.scalars(
+            text("SELECT sum(calls) FROM call_sums UNION ALL SELECT sum(calls) FROM quota_usage")
+        )
+        assert list(calls) == [63, 63]
+
+
+def test_what_cannot_be_put_aside_stays_in_the_spool(
+    engine: Engine, tmp_path: Path, make_exchange: MakeExchange
+) -> None:
+    segment = spooled(tmp_path, make_exchange().record(), {"kind": "mystery"})
+    in_the_way = tmp_path / "quarantine"
+    in_the_way.write_text("")
+    with pytest.raises(FileExistsError):
+        drain_all(engine, tmp_path)
+    assert segment.exists()
+    in_the_way.unlink()
+    drain = drain_all(engine, tmp_path)
+    assert (count(engine, "exchanges"), drain.quarantined) == (1, 1)
+    assert not segment.exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "is_its_fault"),
+    [
+        (psycopg.errors.NumericValueOutOfRange(), True),
+        (psycopg.errors.NotNullViolation(), True),
+        (psycopg.errors.ProgramLimitExceeded(), True),
+        (psycopg.ProgrammingError("cannot adapt type 'dict'"), True),
+        (psycopg.errors.DiskFull(), False),
+        (psycopg.errors.OutOfMemory(), False),
+        (psycopg.errors.DeadlockDetected(), False),
+        (psycopg.errors.AdminShutdown(), False),
+        (psycopg.errors.UndefinedTable(), False),
+        (psycopg.OperationalError("server closed the connection unexpectedly"), False),
+    ],
+)
+def test_only_what_is_a_records_own_fault_puts_it_aside(error: psycopg.Error, is_its_fault: bool) -> None:
+    assert is_fault_of_record(error) == is_its_fault
+
+
 def test_text_that_postgres_cannot_hold_is_cleaned_not_lost(
     engine: Engine, tmp_path: Path, make_exchange: MakeExchange
 ) -> None:
@@ -306,6 +370,26 @@ def test_two_drains_of_one_spool_write_everything_once(
     with engine.connect() as connection:
         assert connection.scalar(text("SELECT calls FROM quota_usage")) == 200
     assert sum(drain.exchanges for drain in drains) == 200
+
+
+def test_what_another_drain_is_writing_at_this_moment_is_written_once(
+    engine: Engine, tmp_path: Path, make_exchange: MakeExchange
+) -> None:
+    first, second = make_exchange(), make_exchange()
+    spooled(tmp_path, first.record(), second.record())
+    drain = Drain(engine, tmp_path)
+    thread = threading.Thread(target=drain.step)
+    with engine.begin() as connection:
+        batch.write(connection, [carried(first)])
+        thread.start()
+        deadline = time.monotonic() + 60
+        while not connection.scalar(text("SELECT count(*) FROM pg_locks WHERE NOT granted")):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    thread.join()
+    assert (drain.exchanges, drain.quarantined, count(engine, "exchanges")) == (1, 0, 2)
+    with engine.connect() as connection:
+        assert connection.scalar(text("SELECT sum(calls) FROM call_sums")) == 2
 
 
 def test_the_drain_process_waits_for_a_database_that_is_down_then_writes_everything_once(

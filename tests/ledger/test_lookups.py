@@ -113,6 +113,43 @@ def test_a_task_counts_all_its_attempts_and_the_last_outcome_wins(
     assert sorted(found["request_ids"]) == sorted(e.request_id for e in (*exchanges, unknown))
 
 
+def test_a_task_that_is_one_call_is_found_by_its_request_id(
+    engine: Engine, ask: Ask, make_exchange: MakeExchange
+) -> None:
+    alone = failed_over(make_exchange, verdict="completed", workflow="tickets")
+    alone.attempts[0].cost_nusd = None
+    store(engine, carried(alone))
+    found = ask(lambda database: lookups.task(database, "alice", alone.request_id))
+    assert orjson.loads(orjson.dumps(found)) == found
+    assert (found["task_id"], found["status"], found["workflow"]) == (
+        alone.request_id,
+        "completed",
+        "tickets",
+    )
+    assert (found["exchanges"], found["attempts"], found["request_ids"]) == (1, 2, [alone.request_id])
+    assert (found["cost_usd"], found["attempts_of_unknown_cost"]) == (0.0000015, 1)
+    assert found["cost_by_target"] == {"engine": 0.0000015, "flaky": 0.0}
+    assert (found["shape"], found["target"], found["outcomes"]) == ("short_chat", "flaky", [])
+    assert ask(lambda database: lookups.task(database, "bob", alone.request_id)) is None
+    store(engine, outcome_record("alice", alone.request_id, "failed", None, None))
+    reported = ask(lambda database: lookups.task(database, "alice", alone.request_id))
+    assert set(reported) == set(found)
+    same = set(found) - {"status", "outcome", "outcome_at", "outcomes"}
+    assert {name: reported[name] for name in same} == {name: found[name] for name in same}
+    assert reported["status"] == "failed"
+
+
+def test_the_request_id_of_any_call_names_its_task(
+    engine: Engine, ask: Ask, make_exchange: MakeExchange
+) -> None:
+    long_ago = 1_600_000_000.0
+    exchange = make_exchange(long_ago, task_id="t")
+    store(engine, carried(exchange))
+    found = ask(lambda database: lookups.task(database, "alice", exchange.request_id))
+    assert (found["task_id"], found["request_ids"]) == ("t", [exchange.request_id])
+    assert found["status"] == "abandoned"  # though no drain has marked it yet
+
+
 def test_a_task_known_by_its_outcome_only_has_no_exchanges(engine: Engine, ask: Ask) -> None:
     store(engine, outcome_record("alice", "t", "abandoned", None, "tickets"))
     found = ask(lambda database: lookups.task(database, None, "t"))

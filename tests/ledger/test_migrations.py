@@ -112,6 +112,79 @@ def test_this_months_usage_is_taken_over_from_the_ledger(bare_engine: Engine) ->
     assert [tuple(row) for row in rows] == [("app", 2, 40, 1.0, 2)]
 
 
+def test_tasks_take_over_what_the_ledger_holds_of_them(bare_engine: Engine) -> None:
+    url = url_of(bare_engine)
+    migrate.upgrade(url, "0007")
+    calls = """
+    INSERT INTO exchanges (id, started_at, caller, endpoint, task_id, shape, status, stream, attempts, total_s,
+        input_tokens, output_tokens)
+    SELECT gen_random_uuid(), moment, 'app', '/v1', 't', shape, 200, false, 2, 1, 10, 5
+    FROM (VALUES (timestamptz '2026-11-21 12:00:30+00', 'support'), ('2026-11-21 12:05+00', 'general'))
+        AS made (moment, shape);
+    INSERT INTO attempts (id, exchange_id, ordinal, started_at, target, model, result, total_s, cost_usd)
+    SELECT gen_random_uuid(), id, ordinal, started_at, 'target ' || ordinal, 'm', 'ok', 1,
+        nullif(ordinal * 0.000000007, 0)
+    FROM exchanges, generate_series(0, 1) AS ordinal;
+    INSERT INTO tasks (caller, task_id, first_seen_at) VALUES ('app', 't', '2026-11-21 12:00+00'), ('app', 'u', now());
+    INSERT INTO outcomes (id, caller, task_id, reported_at, status, workflow) VALUES
+        (gen_random_uuid(), 'app', 't', '2026-11-21 13:00+00', 'completed', 'tickets'),
+        (gen_random_uuid(), 'app', 't', '2026-11-21 12:30+00', 'failed', NULL)
+    """
+    with bare_engine.begin() as connection:
+        connection.execute(text(calls))
+    migrate.upgrade(url)
+    tasks = """
+    SELECT status, workflow, shape, target, calls, attempts, input_tokens, (cost_usd * 1e9)::int, unpriced, spent
+    FROM tasks WHERE task_id = 't'
+    """
+    sums = "SELECT at AT TIME ZONE 'UTC', status, tasks, calls, unpriced FROM task_sums"
+    costs = (
+        "SELECT workflow, target, attempts, (cost_usd * 1e9)::int, unpriced FROM task_costs ORDER BY target"
+    )
+    with bare_engine.connect() as connection:
+        (task,) = connection.execute(text(tasks))
+        (summed,) = connection.execute(text(sums))
+        spent = [tuple(row) for row in connection.execute(text(costs))]
+    assert tuple(task)[:9] == ("completed", "tickets", "support", "target 0", 2, 4, 20, 14, 2)
+    assert task[9] == {"target 0": [2, 0, 2], "target 1": [2, 14, 0]}
+    assert tuple(summed) == (datetime(2026, 11, 21, 12, 0), "completed", 1, 2, 2)
+    assert spent == [("tickets", "target 0", 2, 0, 2), ("tickets", "target 1", 2, 14, 0)]
+
+
+def test_the_view_of_the_docs_is_the_one_there_is() -> None:
+    root = Path(__file__).parents[2]
+    made = (root / "migrations" / "versions" / "0008_task_sums.py").read_text()
+    view = made.partition("CREATE VIEW")[2].partition('"""')[0]
+    assert view in (root / "docs" / "tasks.md").read_text()
+
+
+def test_sums_begin_with_what_the_ledger_holds_and_merged_histograms_get_their_key(
+    bare_engine: Engine,
+) -> None:
+    url = url_of(bare_engine)
+    migrate.upgrade(url, "0006")
+    held = """
+    INSERT INTO exchanges (id, started_at, caller, endpoint, target, status, stream, attempts, total_s, cost_usd)
+    SELECT gen_random_uuid(), '2026-11-22 10:07+00', 'app', '/v1', 'a', 200, false, 1, 1, 0.5
+    FROM generate_series(1, 3);
+    UPDATE exchanges SET id = (substr(uuid_floor(started_at)::text, 1, 19) || substr(id::text, 20))::uuid;
+    INSERT INTO latency_histograms (batch_id, minute, target, shape, metric, span_s, k, n)
+    SELECT gen_random_uuid(), '2026-11-01 10:00+00', 'a', 'general', 'total_s', span_s, '{1, 5}', '{2, 1}'
+    FROM unnest(ARRAY[60, 3600, 3600, 86400]) AS span_s
+    """
+    with bare_engine.begin() as connection:
+        connection.execute(text(held))
+    migrate.upgrade(url, "0007")
+    with bare_engine.connect() as connection:
+        sums = connection.execute(text("SELECT span_s, target, calls, cost_usd::float8 FROM call_sums")).all()
+        kept = connection.execute(
+            text("SELECT batch_id, span_s, n FROM latency_histograms ORDER BY span_s")
+        ).all()
+    assert [tuple(row) for row in sums] == [(900, "a", 3, 1.5)]
+    assert [(row.span_s, row.n) for row in kept] == [(60, [2, 1]), (3600, [4, 2]), (86_400, [2, 1])]
+    assert [row.batch_id for row in kept[1:]] == [UUID(int=3600), UUID(int=86_400)]
+
+
 def test_processes_that_migrate_at_once_take_turns(bare_engine: Engine) -> None:
     code = "import sys; from gateway.ledger.migrate import upgrade; upgrade(sys.argv[1])"
     command = [sys.executable, "-c", code, url_of(bare_engine)]

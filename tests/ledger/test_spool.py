@@ -166,7 +166,14 @@ def test_a_worker_name_that_is_no_file_name_is_refused(tmp_path: Path) -> None:
         Spool(tmp_path, "../w", MIB)
 
 
-@pytest.mark.parametrize("value", ["\ud800", 10**30, float("nan"), {"a": ["\udfff"]}])
+def nested(depth: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize("value", ["\ud800", 10**30, float("nan"), {"a": ["\udfff"]}, nested(300)])
 def test_values_that_json_cannot_hold_do_not_cost_the_record(value: object) -> None:
     record = segments.decode_line(segments.encode_line({"kind": "x", "value": value})[:-1])
     assert record is not None

@@ -89,8 +89,8 @@ class Situation:
 def happen(fleet: Fleet, event: Event, now: float) -> None:
     if event.outcome is not None:
         shape = event.outcome.shape if event.is_followed else None
-        fleet.start(event.target, shape, now - event.outcome.total_s)
-        fleet.observe(event.outcome, now)
+        call = fleet.start(event.target, shape, now - event.outcome.total_s)
+        fleet.observe(event.outcome, now, call)
     elif event.is_start:
         fleet.start(event.target, SEEN_SHAPES[0] if event.is_followed else None, now)
     else:

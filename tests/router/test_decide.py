@@ -285,3 +285,27 @@ def test_every_target_is_either_a_candidate_or_rejected_and_nothing_twice(
     assert sorted(names) == list("abcde")
     again = decide(query(stream=stream), known, rules, fleet, NOW, draw)
     assert again == decision
+
+
+def ejected(fleet: Fleet, names: str) -> None:
+    for number, name in enumerate(names):
+        seen(fleet, name, 100.0 + 0.1 * number, times=3, result="connect_error", total_s=0.1)
+
+
+@pytest.mark.parametrize(("most", "resting"), [(1.0, "abc"), (0.5, "bc"), (0.3, "c"), (0.01, "c")])
+def test_no_more_of_a_fleet_rests_for_failures_than_may(most: float, resting: str) -> None:
+    """Those whose pause ends first are called back, and one at least may rest."""
+    fleet = Fleet()
+    ejected(fleet, "abc")
+    rules = replace(policy(), max_ejected=most)
+    decision = decide(query(), catalog(*"abcde"), rules, fleet, 100.3, 0.5)
+    assert sorted(rejection.target for rejection in decision.rejections) == list(resting)
+
+
+def test_who_does_not_answer_is_not_called_back() -> None:
+    fleet = Fleet()
+    ejected(fleet, "ab")
+    fleet.set_engine("c", None, 90.0)
+    rules = replace(policy(), max_ejected=0.4)
+    decision = decide(query(), catalog(*"abcd"), rules, fleet, 100.3, 0.5)
+    assert sorted(rejection.target for rejection in decision.rejections) == ["b", "c"]

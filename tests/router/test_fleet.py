@@ -62,7 +62,10 @@ def test_what_is_recent_keeps_its_weight_when_what_is_long_past_is_dropped() -> 
 
 def test_a_first_token_that_nobody_waits_for_says_nothing() -> None:
     fleet = Fleet()
-    fleet.first_token("a", "general", 90.0, NOW)
+    call = fleet.start("a", "general", NOW - 90.0, is_stream=False)
+    assert call is not None
+    fleet.first_token("a", "general", 90.0, NOW, call)
+    fleet.observe(Outcome("a", "general", "client_gone", 90.0), NOW, call)
     assert predicted(fleet).ttft_s == pytest.approx(COLD_TTFT_S)
 
 
@@ -70,10 +73,26 @@ def test_a_whole_answer_that_lost_to_a_hedge_took_at_least_so_long() -> None:
     fleet = Fleet()
     for step in range(20):
         at = NOW + 60.0 * step
-        fleet.start("a", "general", at, is_stream=False)
-        fleet.observe(Outcome("a", "general", "hedge_lost", 40.0), at + 40.0)
+        call = fleet.start("a", "general", at, is_stream=False)
+        fleet.observe(Outcome("a", "general", "hedge_lost", 40.0), at + 40.0, call)
     known = predicted(fleet, NOW + 60.0 * 20, stream=False)
     assert 0.9 * 40.0 <= known.completion_s <= 1.1 * 40.0
+
+
+def test_successes_in_a_row_end_what_failures_say_whatever_their_shapes() -> None:
+    fleet = Fleet(half_life_s=36_000.0)
+    for _ in range(10):
+        seen(fleet, "a", NOW, times=7)
+        seen(fleet, "a", NOW, times=3, result="http_error", http_status=500)
+    fleet.health("a").outlook("general", NOW)
+    before = predicted(fleet, NOW + 1.0).success_share
+    assert before == pytest.approx((70 + 9) / (100 + 10))
+    for number in range(14):
+        assert predicted(fleet, NOW + 2.0 + number).success_share == pytest.approx(before, abs=0.03)
+        fleet.start("a")
+        fleet.observe(Outcome("a", "support", "ok", 1.0, 0.2, 0.02, 50), NOW + 2.0)
+    seen(fleet, "a", NOW + 30.0, times=1)
+    assert predicted(fleet, NOW + 30.0).success_share > 0.98
 
 
 def test_each_shape_has_a_hedge_budget_of_its_own() -> None:

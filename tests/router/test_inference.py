@@ -15,7 +15,7 @@ from router.query import Query
 from router.shapes import SHAPES, find_shape
 
 CASES = Path(__file__).resolve().parents[2] / "router" / "training" / "cases"
-LEAST_MACRO_F1 = 0.85  # on calls nobody learnt from
+LEAST_MACRO_F1 = 0.87  # on calls nobody learnt from
 
 
 def test_macro_f1_on_the_cases_held_out() -> None:
@@ -52,11 +52,20 @@ def test_no_text_has_no_shape(text: str) -> None:
     assert (inferred.shape, inferred.confidence) == ("general", 0.0)
 
 
+@pytest.mark.parametrize("text", ["qzxv wkjq pfff zzgh", "....", "4711", "🙂🙃🙂", "ωξψ ζχφθ ξξψζ"])
+@pytest.mark.parametrize("system", ["", "qqzz vvkj"])
+def test_what_has_no_word_ever_met_has_no_shape(text: str, system: str) -> None:
+    inferred = shipped().infer(text, system)
+    assert (inferred.shape, inferred.confidence) == ("general", 0.0)
+
+
 def test_below_its_threshold_the_model_abstains() -> None:
-    head, *rows = written(("support", "reasoning"), [0.0, 0.0], 0.6, {"order": [2.0, -2.0]}).split("\n")
-    model = parsed("\n".join([head, *rows]))
+    model = parsed(written(("support", "reasoning"), [0.0, 0.0], 0.6, {"order": [2.0, -2.0]}))
     assert model.infer("order").shape == "support"
-    unsure = model.infer("qwzx vrrp")
+    torn = parsed(
+        written(("support", "reasoning"), [0.0, 0.0], 0.6, {"order": [2.0, 0.0], "sum": [0.0, 2.0]})
+    )
+    unsure = torn.infer("order sum")
     assert (unsure.shape, unsure.confidence) == ("general", 0.5)
 
 

@@ -71,3 +71,16 @@ def test_a_shape_never_seen_is_predicted_by_the_engine_and_not_by_other_shapes()
     seen(fleet, "engine", NOW, times=20, tpot_s=0.1)
     fleet.set_engine("engine", state(accepted_length_by_shape={"code_generation": 4.0}), NOW)
     assert tpot_s(fleet, "code_generation") == pytest.approx(0.005)
+
+
+@pytest.mark.parametrize(("tokens_per_s", "ttft_s"), [(0.0, 0.2), (1_000.0, 3.0), (100_000.0, 0.2)])
+def test_a_long_prompt_takes_an_engine_as_long_as_its_rate_of_reading_says(
+    tokens_per_s: float, ttft_s: float
+) -> None:
+    fleet = Fleet()
+    seen(fleet, "engine", NOW, times=50)
+    fleet.set_engine("engine", state(prefill_tokens_per_s=tokens_per_s), NOW)
+    health = fleet.health("engine")
+    outlook = health.outlook("general", NOW)
+    found = predict(query(input_tokens=3_000), "general", ENGINE, health, outlook, 100)
+    assert found.ttft_s == pytest.approx(ttft_s, rel=0.1)

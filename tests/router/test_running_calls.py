@@ -37,6 +37,7 @@ def test_calls_that_are_not_streamed_wait_for_no_first_token() -> None:
 def test_a_first_token_teaches_at_once() -> None:
     fleet = Fleet()
     before = ttft_s(fleet, NOW)
-    fleet.start("a", "general", NOW)
-    fleet.first_token("a", "general", 0.1, NOW + 0.1)
+    call = fleet.start("a", "general", NOW)
+    assert call is not None
+    fleet.first_token("a", "general", 0.1, NOW + 0.1, call)
     assert ttft_s(fleet, NOW + 5.0) < before

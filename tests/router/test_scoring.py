@@ -10,7 +10,7 @@ from router.decide import decide
 from router.decision import Decision
 from router.fleet import Fleet
 from router.policy import Policy, Slo, Timeouts
-from router.scoring import PAGE_BURN, pressure
+from router.scoring import DOUBLING_BURN, pressure
 from tests.router.calls import catalog, policy, query, seen
 
 NOW = 1_000.0
@@ -73,29 +73,39 @@ def test_an_unknown_cost_is_taken_for_the_typical_one() -> None:
 
 
 def test_burning_the_error_budget_is_penalised_little_by_little() -> None:
-    rules = policy(objective="ttft", slo=Slo(timeout_rate=0.005))
+    rules, lenient = (policy(objective="ttft", slo=Slo(timeout_rate=rate)) for rate in (0.005, 1.0))
     scores = []
-    for timeouts in (0, 1, 2, 4):
+    for timeouts in (0, 1, 2):
         fleet = Fleet(half_life_s=36_000.0)
-        seen(fleet, "a", NOW, times=100 - timeouts, ttft_s=0.2)
-        seen(fleet, "a", NOW, times=timeouts, result="timeout_idle")
-        fleet.health("a").breaker.succeed(NOW)
-        scores.append((score(fleet, rules), score(fleet, policy(objective="ttft"))))
+        for _ in range(100 - timeouts):
+            seen(fleet, "a", NOW, times=1, ttft_s=0.2)
+        seen(fleet, "a", NOW, times=timeouts, result="timeout_idle", total_s=0.0)
+        scores.append((score(fleet, rules), score(fleet, lenient)))
     factors = [pressed / plain for pressed, plain in scores]
     assert factors[0] == 1.0
     assert factors == sorted(factors)
-    assert factors[-1] == pytest.approx(1 + ((4 + 0.1) / 120 / 0.005 - 1) / PAGE_BURN, rel=0.01)
+    assert factors[-1] == pytest.approx(1 + ((2 + 0.1) / 120 / 0.005 - 1) / DOUBLING_BURN, rel=0.01)
 
 
-def test_pressure_needs_a_budget_and_begins_only_beyond_it() -> None:
+def test_calls_that_hang_are_taken_for_timeouts_and_a_target_that_hangs_for_one_shape_for_all() -> None:
+    fleet = Fleet()
+    seen(fleet, "a", NOW, times=50)
+    seen(fleet, "b", NOW, times=50, ttft_s=0.22, total_s=1.1)
+    assert decide(query(), catalog("a", "b"), policy(), fleet, NOW, 0.5).candidates[0].target == "a"
+    for _ in range(2):
+        fleet.start("a", "support", NOW)
+        fleet.start("b", "support", NOW + 19.9)
+    assert decide(query(), catalog("a", "b"), policy(), fleet, NOW + 20.0, 0.5).candidates[0].target == "b"
+
+
+def test_pressure_begins_only_beyond_the_budget() -> None:
     fleet = Fleet(half_life_s=36_000.0)
     seen(fleet, "a", NOW, times=1)
     outlook = fleet.health("a").outlook("general", NOW)
-    assert pressure(replace(outlook, calls=980.0, timed_out=5.0), 0.005) == pytest.approx(1.0, abs=0.01)
-    assert pressure(replace(outlook, calls=980.0, timed_out=3.0), 0.005) == 1.0
-    burnt = replace(outlook, calls=100.0, timed_out=50.0)
+    assert pressure(replace(outlook, recent_calls=980.0, recent_timeouts=4.9), 0.005) == pytest.approx(1.0)
+    assert pressure(replace(outlook, recent_calls=980.0, recent_timeouts=3.0), 0.005) == 1.0
+    burnt = replace(outlook, recent_calls=100.0, recent_timeouts=50.0)
     assert pressure(burnt, 0.005) > 5.0
-    assert pressure(burnt, None) == pressure(burnt, 0.0) == 1.0
 
 
 def test_all_three_hints_tighten() -> None:
@@ -126,3 +136,29 @@ def test_a_deadline_cuts_every_wait_and_never_lengthens_one() -> None:
     rules = policy(timeouts=Timeouts(3.0, 10.0, 30.0))
     assert decided(Fleet(), rules, deadline_s=5.0).timeouts == Timeouts(3.0, 5.0, 5.0)
     assert decided(Fleet(), rules, deadline_s=500.0).timeouts == Timeouts(3.0, 10.0, 30.0)
+
+
+def test_a_tasks_outcome_is_credited_by_the_share_that_a_target_had_in_it() -> None:
+    rules = policy(objective="cost_per_completed_task")
+
+    def scores(*ended: bool, share: float = 1.0) -> list[float]:
+        fleet = Fleet()
+        for name in "ab":
+            seen(fleet, name, NOW, times=50, cost_usd=0.1)
+        for is_completed in ended:
+            fleet.credit({("a", "general"): share}, is_completed, NOW)
+        return [score(fleet, rules, name) for name in "ab"]
+
+    plain = scores()
+    assert scores(True, True) == plain
+    assert scores(False) == pytest.approx([plain[0] / 0.9, plain[1]])
+    assert scores(False, False, False, share=1 / 3) == pytest.approx(scores(False))
+    assert scores(*[False, True] * 100)[0] == pytest.approx(2 * plain[0], rel=0.1)
+
+
+def test_what_became_of_tasks_is_forgotten_by_and_by() -> None:
+    fleet = Fleet()
+    for is_completed, at in ((True, NOW), (False, NOW + 30 * 60.0)):
+        fleet.credit({("a", "general"): 1.0}, is_completed, at)
+    tasks = fleet.health("a").of("general").tasks
+    assert (tasks.completed, tasks.failed) == pytest.approx((0.5, 1.0))

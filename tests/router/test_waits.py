@@ -22,9 +22,9 @@ def served(
     """A whole stream: begun, its first token, its end. Returns when that was."""
     ttft_s, tpot_s = 0.4 * times, 0.02 * times
     ends = at + ttft_s + (tokens - 1) * tpot_s
-    waits.start(shape, load, at, is_stream=True)
-    waits.first_token(shape, ttft_s, at + ttft_s)
-    waits.end(Outcome("a", shape, "ok", ends - at, ttft_s, tpot_s, tokens), ends)
+    call = waits.start(shape, load, at, is_stream=True)
+    waits.first_token(shape, ttft_s, call, at + ttft_s)
+    waits.end(Outcome("a", shape, "ok", ends - at, ttft_s, tpot_s, tokens), call, ends)
     return ends
 
 
@@ -58,17 +58,18 @@ def test_a_few_calls_of_one_shape_tell_that_a_target_is_slow_for_all() -> None:
 def test_first_tokens_tell_of_the_pace_before_any_call_has_ended() -> None:
     waits, begun = settled()
     now = begun
+    calls = []
     for _ in range(4):
-        waits.start("general", 3, now, is_stream=True)
+        calls.append(waits.start("general", 3, now, is_stream=True))
         now += 4.0
-        waits.first_token("general", 4.0, now)
+        waits.first_token("general", 4.0, calls[-1], now)
     assert tpot_s(waits) > 0.1
-    waits.end(Outcome("a", "general", "ok", now - begun, 4.0, 0.02, 600), now)
+    waits.end(Outcome("a", "general", "ok", now - begun, 4.0, 0.02, 600), calls[0], now)
     assert tpot_s(waits) > 0.1  # it began before the change was known: who knows how fast it is now
     for _ in range(2):
-        waits.start("general", 3, now, is_stream=True)
-        waits.first_token("general", 4.0, now + 4.0)
-        waits.end(Outcome("a", "general", "ok", 4.4, 4.0, 0.02, 21), now + 4.4)
+        call = waits.start("general", 3, now, is_stream=True)
+        waits.first_token("general", 4.0, call, now + 4.0)
+        waits.end(Outcome("a", "general", "ok", 4.4, 4.0, 0.02, 21), call, now + 4.4)
         now += 5.0
     assert tpot_s(waits) == pytest.approx(0.02, rel=0.3)
 
@@ -89,13 +90,33 @@ def test_a_single_slow_call_is_no_new_regime() -> None:
 
 def test_calls_that_still_wait_tell_that_a_target_is_slow() -> None:
     waits, now = settled()
-    for _ in range(5):
-        waits.start("general", 3, now, is_stream=True)
-    assert waits.slower(now + 0.4) == 0.0
-    assert math.exp(waits.slower(now + 4.0)) == pytest.approx(10.0, rel=0.3)
-    for _ in range(5):
-        waits.first_token("general", 0.5, now + 0.5)
-    assert waits.slower(now + 4.0) == 0.0
+    calls = [waits.start("general", 3, now, is_stream=True) for _ in range(5)]
+    assert waits.overdue(now + 0.4) == (0.0, 0)
+    slower, hung = waits.overdue(now + 4.0)
+    assert math.exp(slower) == pytest.approx(10.0, rel=0.3)
+    assert hung == 5
+    for call in calls:
+        waits.first_token("general", 0.5, call, now + 0.5)
+    assert waits.overdue(now + 4.0) == (0.0, 0)
+
+
+def test_a_call_of_an_old_regime_that_still_waits_says_nothing_of_the_new_one() -> None:
+    waits, now = settled()
+    waits.start("general", 3, now, is_stream=True)
+    for _ in range(4):
+        now = served(waits, now, 10.0)
+    served(waits, now)
+    assert waits.overdue(now + 100.0) == (0.0, 0)
+
+
+def test_streams_given_up_without_a_first_token_took_at_least_so_long() -> None:
+    waits, now = settled()
+    for _ in range(4):
+        call = waits.start("general", 3, now, is_stream=True)
+        now += 8.0
+        waits.end(Outcome("a", "general", "timeout_first_token", 8.0), call, now)
+    assert ttft_s(waits) == pytest.approx(8.0, rel=0.3)
+    assert not waits.waiting
 
 
 def test_load_explains_waits_that_grow_with_it() -> None:
@@ -103,25 +124,25 @@ def test_load_explains_waits_that_grow_with_it() -> None:
     for _ in range(400):
         load = chance.randrange(20)
         now = served(waits, now, math.exp(0.05 * load), load=load)
-    assert waits.token.slope() == pytest.approx(0.05, rel=0.2)
-    assert waits.first.slope() == pytest.approx(0.05, rel=0.2)
+    assert waits.token.slope == pytest.approx(0.05, rel=0.2)
+    assert waits.first.slope == pytest.approx(0.05, rel=0.2)
 
 
 def test_calls_that_are_not_streamed_are_known_by_their_whole_time() -> None:
     waits = Waits()
-    for call in range(10):
-        waits.start("general", 0, BEGUN + 3.0 * call, is_stream=False)
-        waits.end(Outcome("a", "general", "ok", 2.0), BEGUN + 3.0 * call + 2.0)
-    assert not waits.calls
+    for begun in range(10):
+        call = waits.start("general", 0, BEGUN + 3.0 * begun, is_stream=False)
+        assert not waits.waiting
+        waits.end(Outcome("a", "general", "ok", 2.0), call, BEGUN + 3.0 * begun + 2.0)
     assert math.exp(waits.whole.idle("general")) == pytest.approx(2.0, rel=0.1)
-    assert waits.slow("general", None).completion == pytest.approx(1.0)
+    assert waits.slow("general", None) == pytest.approx((1.0, 1.0))
 
 
 def test_an_end_without_a_begin_teaches_too_and_a_failure_teaches_no_wait() -> None:
     waits = Waits()
-    waits.end(Outcome("a", "general", "http_error", 9.0, http_status=500), BEGUN)
+    waits.end(Outcome("a", "general", "http_error", 9.0, http_status=500), None, BEGUN)
     assert not waits.first.pooled.weight
-    waits.end(Outcome("a", "general", "ok", 9.0, ttft_s=0.2), BEGUN)
+    waits.end(Outcome("a", "general", "ok", 9.0, ttft_s=0.2), None, BEGUN)
     assert ttft_s(waits) < 0.5
 
 
@@ -142,7 +163,7 @@ def test_a_digest_teaches_what_its_outcomes_teach(waits_s: list[float], times: f
     digest = Digest()
     for wait_s in waits_s:
         outcome = Outcome("a", "general", "ok", 2.0 * times, wait_s * times, 0.02 * times, 50)
-        one.end(outcome, now + 100.0)
+        one.end(outcome, None, now + 100.0)
         digest.add(outcome)
     other.absorb("general", digest, now + 100.0)
     for wait in (ttft_s, tpot_s):

@@ -352,12 +352,27 @@ def test_the_policy_decides_where_a_call_goes(product: Product) -> None:
 
 
 def test_metrics_of_all_workers_are_one_exposition(product: Product) -> None:
+    list(client(product).chat.completions.create(model="engine", messages=ASK, max_tokens=2, stream=True))
     families = {
         family.name: family for family in text_string_to_metric_families(product.get("/metrics").text)
     }
     calls = families["sparkgate_exchanges"].samples
     assert sum(sample.value for sample in calls if sample.labels["target"] == "engine") >= 1
-    assert "sparkgate_ttft_seconds" in families
+    assert {"sparkgate_ttft_seconds", "gen_ai_server_time_to_first_token_seconds"} <= families.keys()
+    up = {sample.labels["target"]: sample.value for sample in families["sparkgate_engine_up"].samples}
+    assert up == {"engine": 1}
+
+
+def test_the_drains_figures_stand_beside_the_workers(product: Product) -> None:
+    def written() -> float:
+        families = text_string_to_metric_families(product.get("/metrics").text)
+        figures = {sample.name: sample.value for family in families for sample in family.samples}
+        assert figures["sparkgate_drain_database_up"] == 1
+        return figures["sparkgate_drain_exchanges_total"]
+
+    before = written()
+    client(product).chat.completions.create(model="auto/general", messages=ASK, max_tokens=2)
+    assert until(lambda: written() > before)
 
 
 def test_a_policy_edit_is_taken_over_and_a_broken_one_is_not(product: Product) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
@@ -85,6 +86,11 @@ class _Server:
             await asyncio.sleep(self._drawn(now.ttft_s) + now.output_tokens * self._drawn(now.tpot_s))
             return web.json_response(GOOD_BODY)
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        with suppress(ConnectionResetError):  # a gateway that was killed
+            await self._stream(request, response, now)
+        return response
+
+    async def _stream(self, request: web.Request, response: web.StreamResponse, now: Behaviour) -> None:
         await response.prepare(request)
         await response.write(ROLE)
         await asyncio.sleep(self._drawn(now.ttft_s))
@@ -94,7 +100,6 @@ class _Server:
         await response.write(
             chunk(finish_reason="stop") + usage_chunk(INPUT_TOKENS, now.output_tokens) + DONE
         )
-        return response
 
     def _drawn(self, median_s: float) -> float:
         return median_s * self._chance.lognormvariate(0.0, SPREAD)

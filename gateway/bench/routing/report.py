@@ -6,8 +6,9 @@ A ratio is taken within a seed, where both sides met the same calls and the same
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import median
 
 from gateway.bench.routing import measure
@@ -155,15 +156,15 @@ def _of_ours(scenario: Scenario, by_strategy: dict[str, _Seeds]) -> list[Claim]:
     made = [_ratio(scenario, what, ours, oracle, lambda its: its.score, limit)]
     if scenario.incidents:
         for rival in (LITELLM, LITELLM_ROUTER):
-            made += _beside(scenario, rival, ours, by_strategy.get(rival, {}))
+            made += _beside(scenario, rival, ours, by_strategy.get(rival, {}), oracle)
         made += _of_incident(scenario, list(ours.values()))
     if any(place.joins_s > 0 for place in scenario.places):
         made += _of_newcomer(scenario, list(ours.values()))
     return [claim for claim in made if claim.found is not None or claim.notes]
 
 
-def _beside(scenario: Scenario, rival: str, ours: _Seeds, theirs: _Seeds) -> list[Claim]:
-    """While something is wrong."""
+def _beside(scenario: Scenario, rival: str, ours: _Seeds, theirs: _Seeds, oracle: _Seeds) -> list[Claim]:
+    """While something is wrong. A note tells of what not even the oracle does."""
 
     def p95_s(one: Measured) -> float | None:
         return one.figures.window_p95_s
@@ -171,11 +172,17 @@ def _beside(scenario: Scenario, rival: str, ours: _Seeds, theirs: _Seeds) -> lis
     def timeout_rate(one: Measured) -> float | None:
         return one.figures.window_timeout_rate
 
+    timeouts, best = (
+        _ratio(
+            scenario, f"timeouts in incidents / {rival}'s", each, theirs, timeout_rate, RIVAL_TIMEOUT_LIMIT
+        )
+        for each in (ours, oracle)
+    )
+    if best.found is not None and best.found.median > RIVAL_TIMEOUT_LIMIT:
+        timeouts = replace(timeouts, notes=(*timeouts.notes, f"the oracle's are {best.found.median:.2f}"))
     return [
         _ratio(scenario, f"p95 in incidents / {rival}'s", ours, theirs, p95_s, RIVAL_P95_LIMIT),
-        _ratio(
-            scenario, f"timeouts in incidents / {rival}'s", ours, theirs, timeout_rate, RIVAL_TIMEOUT_LIMIT
-        ),
+        timeouts,
     ]
 
 
@@ -187,7 +194,7 @@ def _ratio(
     read: Callable[[Measured], float | None],
     limit: float,
 ) -> Claim:
-    """Within seeds. To a 0 of theirs there is no ratio: a note says where ours was more."""
+    """Within seeds. To a 0 of theirs there is no ratio: where ours was more, it counts as endless and is noted."""
     ratios, num_above_zero = [], 0
     for seed in ours.keys() & theirs.keys():
         above, below = read(ours[seed]), read(theirs[seed])
@@ -195,10 +202,10 @@ def _ratio(
             ratios.append(above / below)
         elif above:
             num_above_zero += 1
-    spread = Spread.of(ratios)
-    holds = None if spread is None else spread.median <= limit
+    counted = [*ratios, *[math.inf] * num_above_zero]
+    holds = median(counted) <= limit if counted else None
     notes = (f"theirs was 0 where ours was not in {num_above_zero} runs",) if num_above_zero else ()
-    return Claim(scenario.name, what, limit, spread, False if num_above_zero else holds, notes)
+    return Claim(scenario.name, what, limit, Spread.of(ratios), holds, notes)
 
 
 def _of_incident(scenario: Scenario, ours: Sequence[Measured]) -> list[Claim]:

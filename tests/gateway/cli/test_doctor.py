@@ -81,6 +81,7 @@ def test_a_fresh_folder_is_well_and_stays_untouched(cli: Cli, ports: dict[str, i
     assert found["targets"] == ("ok", "engine")
     assert found[f"gateway port {ports['port']}"] == ("ok", "free")
     assert found["database"][1] == "embedded, not running; `sparkgate up` starts it"
+    assert found["disk"][0] == "ok"
     assert [path.name for path in folder.iterdir()] == ["sparkgate.yaml"]
 
 
@@ -148,11 +149,22 @@ def test_disabled_targets_are_notes_and_no_target_at_all_is_wrong(
     code, found = findings(cli)
     assert (code, found["target cloud"]) == (
         0,
-        ("note", "disabled: the environment variable CLOUD_KEY is not set"),
+        ("note", "disabled: the environment variable CLOUD_KEY is not set; set it, or take the target out"),
     )
     file.write_text(before + target + "engine: {enabled: false}\n")
     code, found = findings(cli)
     assert (code, found["targets"]) == (1, ("wrong", "every one of them is disabled"))
+
+
+def test_targets_and_shadows_of_unknown_cost_are_notes(cli: Cli, ports: dict[str, int], folder: Path) -> None:
+    file = folder / "sparkgate.yaml"
+    target = '{name: trial, kind: openai, base_url: "http://127.0.0.1:1", model: nobodys, api_key: k}'
+    file.write_text(f"{file.read_text()}targets: [{target}]\n")
+    shadow = "{target: trial, share: 0.1, usd_per_day: 5}"
+    (folder / "policy.yaml").write_text(f"version: 1\ndefaults: {{shadow: {shadow}}}\n")
+    code, found = findings(cli)
+    assert (code, found["target trial"][0], found["shadow"][0]) == (0, "note", "note")
+    assert found["target trial"][1].startswith("its costs are unknown: no price is known")
 
 
 def test_the_table_has_one_line_a_check(cli: Cli, ports: dict[str, int]) -> None:

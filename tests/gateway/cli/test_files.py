@@ -80,6 +80,24 @@ def test_check_names_disabled_targets(cli: Cli, folder: Path) -> None:
     assert "cloud (disabled: the environment variable CLOUD_KEY is not set)" in cli("policy", "check").output
 
 
+def test_check_warns_of_shadows_whose_costs_nobody_knows(cli: Cli, folder: Path) -> None:
+    target = '{name: trial, kind: openai, base_url: "http://127.0.0.1:1", model: nobodys, api_key: k%s}\n'
+    (folder / "sparkgate.yaml").write_text("targets:\n  - " + target % "")
+    shadow = "{target: trial, share: 0.1, usd_per_day: 5}"
+    (folder / "policy.yaml").write_text(f"version: 1\nshapes:\n  support: {{shadow: {shadow}}}\n")
+    done = json.loads(cli("policy", "check", "--json").output)
+    assert done["ok"] is True
+    (warning,) = done["warnings"]
+    assert warning.startswith(
+        "support: the shadow's usd_per_day cannot be held, since of target 'trial' no price"
+    )
+    assert f"Warning: {warning}" in cli("policy", "check").output
+    (folder / "sparkgate.yaml").write_text(
+        "targets:\n  - " + target % ", prices: {input_usd_per_mtok: 1, output_usd_per_mtok: 2}"
+    )
+    assert json.loads(cli("policy", "check", "--json").output)["warnings"] == []
+
+
 def test_explain_says_who_is_tried_in_which_order_and_who_is_not(cli: Cli, folder: Path) -> None:
     (folder / "sparkgate.yaml").write_text(UPSTREAM)
     (folder / "policy.yaml").write_text("rules: [{when: {header.x-app: desk}, shape: support}]\n")

@@ -13,8 +13,9 @@ import sqlalchemy
 from gateway.callers.store import KeyRefused
 from gateway.cli.output import Refused
 from gateway.ledger import tables
+from gateway.ledger.batch import write
 from gateway.ledger.database import create_engine
-from gateway.ledger.records import uuid7
+from gateway.ledger.records import outcome_record
 from tests.conftest import PostgresServer
 from tests.gateway.cli.conftest import Cli
 
@@ -29,15 +30,9 @@ def server(clean_database_url: str, folder: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.fixture
 def task(server: str) -> str:
     """One task with one outcome, and its id."""
-    at = datetime(2026, 11, 22, 12, tzinfo=UTC)
     engine = create_engine(server)
-    task = {"caller": "app", "task_id": "t/1", "workflow": "triage", "first_seen_at": at}
-    outcome = {"id": uuid7(at.timestamp()), "reported_at": at, "status": "completed", "score": 0.5}
     with engine.begin() as connection:
-        connection.execute(sqlalchemy.insert(tables.tasks).values(task))
-        connection.execute(
-            sqlalchemy.insert(tables.outcomes).values({"caller": "app", "task_id": "t/1", **outcome})
-        )
+        write(connection, [outcome_record("app", "t/1", "completed", 0.5, "triage")])
     engine.dispose()
     return "t/1"
 
@@ -206,6 +201,11 @@ def test_maintain_drops_days_past_their_retention(cli: Cli, server: str) -> None
     assert kept["dropped"] == []
     done = json.loads(cli("db", "maintain", "--retention-days", "5", "--json").output)
     assert sorted(done["dropped"]) == [f"attempts_{old:%Y%m%d}", f"exchanges_{old:%Y%m%d}"]
+    assert set(done["histograms"]) == {"60", "900", "3600", "86400"}
+    told = cli("db", "maintain").output
+    assert "days dropped: none" in told
+    assert "sums merged: 0 of a quarter of an hour, 0 of an hour, 0 of a day" in told
+    assert "old rows deleted: none" in told
 
 
 def test_the_embedded_database_is_made_and_stopped_again(cli: Cli, folder: Path) -> None:

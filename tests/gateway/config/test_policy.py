@@ -136,7 +136,7 @@ def test_all_mistakes_are_listed_with_line_and_key() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "shapes: {short_chat: {completed_when: explicit}}",
+        "shapes: {short_chat: {complete_when: explicit}}",
         "defaults: {keep_alive_s: 5}",
         "shapes: {short_chat: {retries: {max: 1}}}",
     ],
@@ -144,6 +144,20 @@ def test_all_mistakes_are_listed_with_line_and_key() -> None:
 def test_keys_that_would_do_nothing_are_refused(text: str) -> None:
     (line,) = lines_of(text)
     assert "unknown key" in line
+
+
+def test_when_tasks_are_completed_and_given_up_is_inherited_and_may_be_set_otherwise() -> None:
+    text = """
+defaults: {completed_when: json_valid}
+shapes:
+  agent_loop: {completed_when: tool_loop_ends, abandoned_after_s: 60}
+"""
+    policy = load(text)
+    chat, agent = policy.for_shape("short_chat"), policy.for_shape("agent_loop")
+    assert (chat.completed_when, chat.abandoned_after_s) == ("json_valid", 3600)
+    assert (agent.completed_when, agent.abandoned_after_s) == ("tool_loop_ends", 60)
+    (line,) = lines_of("shapes: {support: {completed_when: stop}}")
+    assert "'stop' is not one of finish_stop, explicit, json_valid, tool_loop_ends" in line
 
 
 def test_hedging_keep_alive_and_cache_are_inherited_and_may_be_set_otherwise() -> None:

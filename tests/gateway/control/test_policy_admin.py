@@ -44,7 +44,7 @@ def test_versions_are_listed_shown_and_rolled_back_to(with_gateway: Prepare) -> 
         _, put = await ask(gateway, "PUT", "/admin/policy", {"yaml": SECOND})
         _, listed = await ask(gateway, "GET", "/admin/policy/versions")
         newest, oldest = listed["data"]
-        assert (newest["hash"], newest["active"], newest["source"]) == (put["hash"], True, "api")
+        assert (newest["hash"], newest["active"], newest["source"]) == (put["hash"], True, "api:suite")
         assert (oldest["active"], oldest["error"]) == (False, None)
         _, shown = await ask(gateway, "GET", f"/admin/policy/versions/{oldest['id']}")
         assert (shown["yaml"], shown["active"]) == (FIRST, False)
@@ -53,10 +53,41 @@ def test_versions_are_listed_shown_and_rolled_back_to(with_gateway: Prepare) -> 
         assert (status, back["hash"], back["unchanged"]) == (200, oldest["hash"], False)
         await hash_in_force(gateway, oldest["hash"])
         _, listed = await ask(gateway, "GET", "/admin/policy/versions?limit=2")
-        assert [version["source"] for version in listed["data"]] == ["rollback", "api"]
+        assert [version["source"] for version in listed["data"]] == ["rollback:suite", "api:suite"]
         _, again = await ask(gateway, "POST", "/admin/policy/rollback", {"version": oldest["id"]})
         assert again["unchanged"] is True
         assert len((await ask(gateway, "GET", "/admin/policy/versions"))[1]["data"]) == 3
+
+    with_gateway(policy=FIRST)(test)
+
+
+def test_a_text_made_from_a_version_that_is_no_longer_in_force_is_a_conflict(with_gateway: Prepare) -> None:
+    async def test(gateway: Gateway) -> None:
+        _, first = await ask(gateway, "GET", "/admin/policy")
+        status, second = await ask(
+            gateway, "PUT", "/admin/policy", {"yaml": SECOND, "based_on": first["hash"]}
+        )
+        assert status == 200
+        for path, body in (
+            ("", {"yaml": "version: 1\ndefaults: {explore: 0.1}\n"}),
+            ("/rollback", {"version": first["hash"]}),
+        ):
+            method = "POST" if path else "PUT"
+            late = body | {"based_on": first["hash"]}
+            status, value = await ask(gateway, method, f"/admin/policy{path}", late)
+            assert (status, value["error"]["code"], value["error"]["param"]) == (
+                409,
+                "policy_conflict",
+                "based_on",
+            )
+            assert second["hash"] in value["error"]["message"]
+            assert "api:suite" in value["error"]["message"]
+            assert (await ask(gateway, "GET", "/admin/policy"))[1]["hash"] == second["hash"]
+            status, _ = await ask(
+                gateway, method, f"/admin/policy{path}", body | {"based_on": second["hash"]}
+            )
+            assert status == 200
+            _, second = await ask(gateway, "GET", "/admin/policy")
 
     with_gateway(policy=FIRST)(test)
 

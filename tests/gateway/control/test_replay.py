@@ -86,6 +86,16 @@ def test_the_same_policy_moves_nearly_nothing_and_its_figures_are_the_recorded_o
         assert figure(support, "new", name) == pytest.approx(figure(support, "old", name), rel=0.05)
 
 
+@pytest.mark.parametrize("tasks", [False, True], ids=["by chance", "by task"])
+def test_weighted_targets_get_the_calls_that_they_got(
+    clean_database_url: str, tmp_path: Path, tasks: bool
+) -> None:
+    store_version(clean_database_url, MIXED)
+    record(clean_database_url, tmp_path, an_hour_ago(200, policy_of(MIXED), tasks=tasks))
+    found = replayed(clean_database_url, policy_of(MIXED))
+    assert (found["reproduced_share"], found["all"]["moved"]) == (1.0, 0)
+
+
 def test_a_policy_that_bans_the_slow_target_predicts_the_tail_of_the_fast_one(
     clean_database_url: str, tmp_path: Path
 ) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import text
 
+from gateway.dispatch import engine_watch
 from gateway.dispatch.engine_watch import EngineWatch
 from gateway.ledger.database import create_async_engine
+from gateway.ledger.engine_hours import UpTime
 from gateway.upstreams.openai_http import HttpUpstream
 from router.fleet import EngineState, Fleet
 from tests.fakes import fake_upstream
@@ -86,6 +89,36 @@ def test_the_accepted_length_is_kept_for_the_dashboard(clean_database_url: str) 
             return rows
 
     assert asyncio.run(look()) == [("engine", 2.5)]
+
+
+def test_the_time_that_an_engine_is_up_is_kept_with_what_it_costs(
+    clean_database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_watch, "SAMPLE_EVERY_S", 0.0)
+
+    async def look() -> tuple[Any, ...]:
+        async with fake_upstream() as engine:
+            engine.state = PLAIN
+            upstream, database = (
+                HttpUpstream(engine.url, api_key=None),
+                create_async_engine(clean_database_url),
+            )
+            up_times = {"engine": UpTime("engine", "here", Decimal(3600))}  # a dollar a second
+            watch = EngineWatch({"engine": upstream}, Fleet(), database, up_times)
+            await watch.step()
+            await asyncio.sleep(0.05)
+            await watch.step()
+            assert not up_times["engine"].unwritten
+            async with database.connect() as connection:
+                found = await connection.execute(text("SELECT sum(up_s), sum(usd) FROM engine_hours"))
+                row = tuple(found.one())
+            await upstream.close()
+            await database.dispose()
+            return row
+
+    up_s, usd = asyncio.run(look())
+    assert up_s > 0
+    assert float(usd) == pytest.approx(up_s, abs=1e-6)
 
 
 def test_an_engine_is_told_whose_call_it_is_and_of_what_shape(

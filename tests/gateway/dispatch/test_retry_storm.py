@@ -52,3 +52,18 @@ def test_where_another_target_is_well_the_failing_one_is_left_alone(with_gateway
 
     policy = "version: 1\ndefaults: {candidates: [a], fallback: [b], explore: 0}\n"
     with_gateway(policy, ("a", "b"))(test)
+
+
+def test_an_outage_of_all_does_not_multiply_the_load_of_any(with_gateway: Prepare) -> None:
+    """What three targets get to see of calls that all of them fail: each call once, a fifth more, and ten a second."""
+
+    async def test(gateway: Gateway) -> None:
+        for fake in gateway.fakes.values():
+            fake.script = list(ALWAYS)
+        assert (await storm(gateway)).total() == CALLS
+        seen = sum(len(fake.calls) for fake in gateway.fakes.values())
+        assert CALLS <= seen <= 1.2 * CALLS + 10 * LASTING_S + 100  # and what was saved up
+        print(f"\n{CALLS} calls in {LASTING_S} s, {seen} seen by three failing targets")
+
+    policy = "version: 1\ndefaults: {candidates: [a, b, c], explore: 0, retries: {max: 2}}\n"
+    with_gateway(policy, ("a", "b", "c"))(test)

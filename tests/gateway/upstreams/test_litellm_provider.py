@@ -6,6 +6,7 @@ import asyncio
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -46,6 +47,18 @@ def test_a_body_comes_in_openais_shape() -> None:
         assert (usage.input_tokens, usage.output_tokens) == (7, 2)
         assert fake.calls[0]["model"] == "some-model"
         assert fake.headers[0]["authorization"] == "Bearer sk-secret-of-ours"
+
+    run(test)
+
+
+def test_trace_context_is_passed_on_and_nothing_else() -> None:
+    async def test(fake: FakeUpstream, upstream: LitellmUpstream) -> None:
+        traced = {"traceparent": f"00-{'a' * 32}-{'b' * 16}-01", "tracestate": "vendor=1"}
+        given = {**traced, "X-Request-Id": "req_1"}
+        await upstream.send(replace(call(stream=False), headers=given))
+        seen = fake.headers[0]
+        assert traced.items() <= seen.items()
+        assert "x-request-id" not in seen
 
     run(test)
 

@@ -1,8 +1,9 @@
 """The oracle: it knows every target's true distributions as they are now, and sees the queues.
 
 It knows no draws and no future: neither how long an answer will be nor whether this very call will meet the tail. What
-it minimises is a figure of the call's own completion, `judge`d by its mean or by its tail; which of them makes the
-better run is known in hindsight only, so the oracle of a run is the best of the `JUDGES` of its objective.
+it minimises is a figure of the call's own completion, `judge`d by its mean or by its tail, and of what the call costs
+others; which of them makes the better run is known in hindsight only, so the oracle of a run is the best of the
+`JUDGES` of its objective.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ NAME = "oracle"
 
 @dataclass(frozen=True, slots=True)
 class Judge:
-    """`tail`: the weight of the completion's p95 against its mean. `others`: of what a call costs those behind it.
+    """`tail`: the weight of the completion's p95 against its mean. `others`: of what a call costs those behind it, in
+    seconds, or with `is_relative` as the score has it, in which shapes count alike and each by its own p95.
 
     `patience`: where money is the objective, the share of the deadline to the first token that a call may expect to
     wait for a cheaper target.
@@ -39,11 +41,15 @@ class Judge:
 
     tail: float = 0.0
     others: float = 0.0
+    is_relative: bool = False
     patience: float = 1.0
 
 
 JUDGES: dict[Objective, tuple[Judge, ...]] = {
-    "completion_p95": tuple(Judge(tail, others) for tail in (0.0, 0.3, 1.0) for others in (0.0, 1.0)),
+    "completion_p95": (
+        *(Judge(tail, others) for tail in (0.0, 0.3) for others in (0.0, 1.0)),
+        *(Judge(tail, 1.0, is_relative=True) for tail in (0.0, 0.3)),
+    ),
     "cost_per_completed_task": tuple(Judge(patience=patience) for patience in (0.5, 1.0, inf)),
 }
 
@@ -82,15 +88,26 @@ class Oracle(Peer):
         serves_s = (1 - judge.tail) * own.mean_s + judge.tail * own.p95_s
         serves_s *= slow * (1 + place.crowding * full)
         # Those who come after find one more inside for as long as this call takes.
-        behind_s = judge.others * slow * own.mean_s * place.crowding * full
+        weight = judge.others * (self._others_weight(call.kind, site) if judge.is_relative else 1.0)
+        behind_s = weight * slow * own.mean_s * place.crowding * full
         hangs = self._truth.share(place.name, "hang", now)
         fails = self._truth.share(place.name, "fail", now)
-        weight = 1 + 9 * judge.tail
-        lost_s = weight * (
+        lost_s = (1 + 9 * judge.tail) * (
             hangs * self._scenario.timeouts.first_token_s + fails * (FAILS_AFTER_S + own.mean_s)
         )
         queue_s = self._queue_s(site, now)
-        return serves_s + behind_s + lost_s + queue_s * (1 + judge.others)
+        return serves_s + behind_s + lost_s + queue_s * (1 + weight)
+
+    def _others_weight(self, kind: Kind, site: Site) -> float:
+        """What a second counts to those inside, and to those like them who will come, by what it counts to the call."""
+        if not site.inside:
+            return 1.0
+        weights = [self._weight(each.exchange.call.kind) for each in site.inside]
+        return sum(weights) / len(weights) / self._weight(kind)
+
+    def _weight(self, kind: Kind) -> float:
+        """Of a call's second in a score in which each shape counts alike, by its p95."""
+        return 1.0 / (kind.share * min(usual(place, kind).p95_s for place in self._scenario.places))
 
     def _queue_s(self, site: Site, now: float) -> float:
         """Until a slot is free for one more, departures taken as memoryless."""

@@ -20,6 +20,7 @@ from router.fleet import Fleet
 from router.outcome import Outcome
 from router.policy import Policy, ShapePolicy
 from router.query import Query
+from router.waits import Began
 
 
 class Ours:
@@ -34,6 +35,7 @@ class Ours:
         self._catalog = Catalog({})
         self._total_s = scenario.timeouts.total_s
         self._chance = chance
+        self._running: dict[tuple[int, str], Began | None] = {}
 
     def join(self, place: Place, now: float) -> None:
         target = Target(
@@ -51,7 +53,7 @@ class Ours:
         plan = order(decision)
         others: Iterator[tuple[str, int]] = plan
         for name, repeat in plan:
-            after_s = self._pause_s(name, repeat, now, ends)
+            after_s = self._pause_s(name, repeat, now, ends, is_first=others is plan)
             if after_s is None:
                 return
             is_explored = decision.explored and others is plan
@@ -60,14 +62,20 @@ class Ours:
             if not outcome.is_retryable:
                 return
 
-    def _pause_s(self, target: str, repeat: int, now: float, ends: float) -> float | None:
-        """Before a try; None where there may be none. A repeat is paid for and waited for."""
-        retries = self._fleet.health(target).retries
+    def _pause_s(self, target: str, repeat: int, now: float, ends: float, is_first: bool) -> float | None:
+        """Before a try; None where there may be none. A further one is paid for, a repeat twice, and waited for."""
+        retries, of_all, budget = (
+            self._fleet.health(target).retries,
+            self._fleet.retries,
+            self._policy.retries.budget,
+        )
         if repeat == 0:
-            retries.deposit(self._policy.retries.budget, now)
-            return 0.0
+            retries.deposit(budget, now)
+            if is_first:
+                of_all.deposit(budget, now)
+            return 0.0 if is_first or of_all.withdraw(now) else None
         after_s = pause_s(repeat, None, self._chance.random())
-        if after_s is None or now + after_s >= ends or not retries.withdraw(now):
+        if after_s is None or now + after_s >= ends or not (retries.withdraw(now) and of_all.withdraw(now)):
             return None
         return after_s
 
@@ -91,13 +99,15 @@ class Ours:
         return Choice(target, after_s, is_explored, decision.hedge_after_s, hedge)
 
     def begin(self, call: Call, target: str, now: float) -> None:
-        self._fleet.start(target, call.kind.shape, now)
+        self._running[call.number, target] = self._fleet.start(target, call.kind.shape, now)
 
     def first_token(self, call: Call, target: str, ttft_s: float, now: float) -> None:
-        self._fleet.first_token(target, call.kind.shape, ttft_s, now)
+        began = self._running[call.number, target]
+        assert began is not None
+        self._fleet.first_token(target, call.kind.shape, ttft_s, now, began)
 
     def observe(self, call: Call, outcome: Outcome, now: float) -> None:
-        self._fleet.observe(outcome, now)
+        self._fleet.observe(outcome, now, self._running.pop((call.number, outcome.target)))
 
 
 def _query(call: Call) -> Query:

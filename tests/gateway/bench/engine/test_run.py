@@ -76,7 +76,16 @@ def run(folder: Path, database_url: str) -> dict[str, Any]:
         *toy_engine(folder),
         *("--drafter", "lookup", "--modes", "off,auto,fixed", "--draft-schedule", "prefix,delayed"),
         *("--kinds", "chat", "--streams", str(STREAMS), "--tokens", str(TOKENS), "--rounds", str(ROUNDS)),
-        *("--llama-server", broken, "--gguf", str(folder / "toy.gguf"), "--cost", "25", "--json"),
+        *(
+            "--llama-server",
+            broken,
+            "--gguf",
+            str(folder / "toy.gguf"),
+            "--cost",
+            "--usd-per-hour",
+            "25",
+            "--json",
+        ),
         *("--plot", str(folder / "rates.svg"), "--plot-verified", str(folder / "verified.svg")),
         database_url=database_url,
     )
@@ -116,6 +125,15 @@ def test_figures_and_ratios_are_told_for_each_cell(run: dict[str, Any]) -> None:
     assert of_transformers["usd_per_mtok"] == pytest.approx(
         25 / of_transformers["decode_tokens_per_s"] / 3600 * 1e6
     )
+
+
+def test_costs_are_those_of_the_highest_rates(run: dict[str, Any]) -> None:
+    """There is one cell, so that each variant that reached a steady rate has its figure as its machine's."""
+    rates = {it["variant"]: it["decode_tokens_per_s"] for it in run["figures"] if it["decode_tokens_per_s"]}
+    machines = {it["name"].split(",")[0]: it for it in run["costs"]["machines"]}
+    assert {name: it["tokens_per_s"] for name, it in machines.items()} == rates
+    kept_busy = machines["transformers"]["usd_per_mtok"][0]
+    assert kept_busy == {"utilisation": 1.0, "usd": run["figures"][-1]["usd_per_mtok"]}
 
 
 def test_how_many_drafts_were_verified_is_told(run: dict[str, Any]) -> None:

@@ -59,6 +59,15 @@ def test_incidents_are_compared_with_litellm() -> None:
     assert claim(found, "timeouts in incidents").holds is False
     none = claim([found[0], of(LITELLM, 1, 2.0, 10.0, 0.0)], "timeouts in incidents")
     assert (none.holds, none.notes) == (False, ("theirs was 0 where ours was not in 1 runs",))
+    few = [of(OURS, seed, 1.0, 5.0, 0.01) for seed in (1, 2, 3)]
+    theirs = [of(LITELLM, seed, 2.0, 10.0, rate) for seed, rate in ((1, 0.1), (2, 0.0), (3, 0.2))]
+    most = claim([*few, *theirs], "timeouts in incidents")
+    assert (most.holds, most.notes) == (True, none.notes)
+    oracles = [of(ORACLE, seed, 1.0, 5.0, 0.03) for seed in (1, 3)]
+    hard = claim([few[0], few[2], theirs[0], theirs[2], *oracles], "timeouts in incidents")
+    assert hard.notes == ()
+    harder = claim([few[0], of(LITELLM, 1, 2.0, 10.0, 0.02), oracles[0]], "timeouts in incidents")
+    assert (harder.holds, harder.notes) == (False, ("the oracle's are 1.50",))
 
 
 def test_a_target_is_left_in_time_by_calls_or_by_seconds() -> None:
