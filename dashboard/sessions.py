@@ -73,15 +73,13 @@ class Sessions:
     ) -> None:
         self._known, self._now, self._lock = known, now, Lock()
         self._open: dict[str, _Session] = {}
-        self._wrong: dict[str, list[float]] = {}
+        self._tried: dict[str, list[float]] = {}
 
     def open(self, key: str, address: str) -> str:
         """The token of a new session. Raises Refused and LedgerUnavailable."""
-        self._hold_back(address)
+        self._count_try(address)
         known = self._known(digest(key))
         if known is None:
-            with self._lock:
-                self._wrong.setdefault(address, []).append(self._now())
             raise Refused("This key is unknown, expired or revoked.")
         if known.scope not in SCOPES:
             raise Refused(
@@ -89,6 +87,7 @@ class Sessions:
             )
         token, now = secrets.token_urlsafe(32), self._now()
         with self._lock:
+            self._tried.pop(address, None)
             self._open = {name: it for name, it in self._open.items() if it.ends_at > now}
             self._open[digest(token)] = _Session(Reader(*known, key), now + LASTS_S, now)
         return token
@@ -119,14 +118,16 @@ class Sessions:
         with self._lock:
             self._open.pop(digest(token or ""), None)
 
-    def _hold_back(self, address: str) -> None:
+    def _count_try(self, address: str) -> None:
+        """Before anybody knows whether the key is right: many tried at once are as many."""
         now = self._now()
         with self._lock:
-            recent = {who: [at for at in tries if now - at < WITHIN_S] for who, tries in self._wrong.items()}
-            self._wrong = {who: tries for who, tries in recent.items() if tries}
-            tries = self._wrong.get(address, [])
-        if len(tries) >= WRONG_KEYS:
-            raise TriedTooOften(max(1.0, WITHIN_S - (now - tries[0])))
+            recent = {who: [at for at in tries if now - at < WITHIN_S] for who, tries in self._tried.items()}
+            self._tried = {who: tries for who, tries in recent.items() if tries}
+            tries = self._tried.setdefault(address, [])
+            if len(tries) >= WRONG_KEYS:
+                raise TriedTooOften(max(1.0, WITHIN_S - (now - tries[0])))
+            tries.append(now)
 
 
 def digest(secret: str) -> str:

@@ -44,7 +44,7 @@ class Gate:
 
 
 def _may_pass(connection: HTTPConnection) -> bool:
-    is_open = connection.url.path in _OPEN or not access.is_required()
+    is_open = connection.scope["path"] in _OPEN or not access.is_required()
     return is_open or SESSIONS.find(_token(connection)) is not None
 
 
@@ -65,6 +65,8 @@ async def _ask(request: Request) -> Response:
 
 
 async def _enter(request: Request) -> Response:
+    if _is_from_elsewhere(request):
+        return _page("/", "Another site sent you here with a key. Sign in with your own.", 403)
     raw = b""
     async for chunk in request.stream():
         raw += chunk
@@ -79,7 +81,7 @@ async def _enter(request: Request) -> Response:
     except Refused as error:
         return _page(wanted, str(error), 401)
     except LedgerUnavailable as error:
-        return _page(wanted, f"{error.title}. {error.hint}", 503)
+        return _page(wanted, f"{error.title}.", 503)  # its hint may name hosts and users to anybody
     SESSIONS.end(_token(request))
     answer = RedirectResponse(wanted, 303, headers=_HEADERS)
     answer.set_cookie(
@@ -94,6 +96,8 @@ async def _enter(request: Request) -> Response:
 
 
 async def _leave(request: Request) -> Response:
+    if _is_from_elsewhere(request):
+        return RedirectResponse("/", 303, headers=_HEADERS)
     SESSIONS.end(_token(request))
     answer = RedirectResponse(PATH if access.is_required() else "/", 303, headers=_HEADERS)
     answer.delete_cookie(access.cookie_name())
@@ -109,6 +113,11 @@ ROUTES = [
 
 def _token(connection: HTTPConnection) -> str | None:
     return connection.cookies.get(access.cookie_name())
+
+
+def _is_from_elsewhere(request: Request) -> bool:
+    """Whether another site's page made the browser ask this, where the browser tells."""
+    return request.headers.get("sec-fetch-site", "none") not in ("same-origin", "none")
 
 
 def _own_path(wanted: str | None) -> str:

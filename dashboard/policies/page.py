@@ -37,17 +37,17 @@ def _content(ledger: Engine, view: View) -> None:
     if reader is None or not reader.may_edit:
         page.show(tables.top_row(in_force, None, None, page.now()))
         _for_onlookers(in_force, is_known=reader is not None)
-        _versions(ledger, in_force, None, None)
+        _versions(ledger, in_force, None)
         return
     gateway, mine = Gateway(reader.key), draft(in_force)
     mistakes, trouble = _checked(gateway, mine.text)
     page.show(tables.top_row(in_force, mine, mistakes, page.now()))
     with st.container():  # there in any case, so that what follows keeps its place
         _say(trouble)
-    _editor(gateway, mine, in_force, mistakes)
+    _editor(mine, in_force, mistakes)
     trials.explain(gateway, ledger, mine)
     trials.replay(gateway, ledger, mine)
-    _versions(ledger, in_force, gateway, mine)
+    _versions(ledger, in_force, mine)
 
 
 def _watch(shown: Version | None) -> None:
@@ -91,7 +91,7 @@ def _say(trouble: str | None) -> None:
         page.show(markup.box(*said))
 
 
-def _editor(gateway: Gateway, mine: Draft, in_force: Version, mistakes: list[Mistake] | None) -> None:
+def _editor(mine: Draft, in_force: Version, mistakes: list[Mistake] | None) -> None:
     is_behind = mine.base.hash != in_force.hash
     with page.panel("policy_editor"):
         note = markup.join(["made from ", markup.code(mine.base.hash[: tables.HASH_CHARS])])
@@ -111,7 +111,7 @@ def _editor(gateway: Gateway, mine: Draft, in_force: Version, mistakes: list[Mis
                 type="primary",
                 disabled=is_behind or not mine.is_changed or mistakes is None or bool(mistakes),
                 on_click=_publish,
-                args=(gateway, mine),
+                args=(mine,),
             )
             st.button(
                 "Discard changes",
@@ -152,9 +152,17 @@ def _beside(mine: Draft, in_force: Version, mistakes: list[Mistake] | None) -> N
     page.show(differences.drawn(lines) if lines else markup.muted("None: this is the text in force."))
 
 
-def _publish(gateway: Gateway, mine: Draft) -> None:
+def _admin() -> Gateway:
+    """For whoever looks now. Raises Refused once the session is over: a page left open has its buttons still."""
+    reader = access.reader()
+    if reader is None or not reader.may_edit:
+        raise Refused("Your session has ended; sign in again")
+    return Gateway(reader.key)
+
+
+def _publish(mine: Draft) -> None:
     try:
-        published = gateway.publish(mine.text, mine.base.hash)
+        published = _admin().publish(mine.text, mine.base.hash)
     except Refused as error:
         title = "Not saved: another version came first" if error.code == CONFLICT else "Not saved"
         st.session_state[SAID] = ("bad", title, f"{error}.")
@@ -168,7 +176,7 @@ def _publish(gateway: Gateway, mine: Draft) -> None:
     st.session_state[SAID] = ("info", f"Version {published} is saved", body)
 
 
-def _versions(ledger: Engine, in_force: Version, gateway: Gateway | None, mine: Draft | None) -> None:
+def _versions(ledger: Engine, in_force: Version, mine: Draft | None) -> None:
     found, zone = queries.versions(ledger, _SHOWN), page.reader_zone()
     with page.panel("policy_versions"):
         page.show(markup.heading("Versions", f"the newest {_SHOWN}; nothing is ever removed"))
@@ -188,10 +196,10 @@ def _versions(ledger: Engine, in_force: Version, gateway: Gateway | None, mine: 
         )
         shown = queries.version(ledger, chosen) if chosen else None
         if shown is not None:
-            _version(shown, in_force, gateway, mine)
+            _version(shown, in_force, mine)
 
 
-def _version(shown: Version, in_force: Version, gateway: Gateway | None, mine: Draft | None) -> None:
+def _version(shown: Version, in_force: Version, mine: Draft | None) -> None:
     if shown.error is not None:
         page.show(markup.box("bad", "This text was refused", markup.pre(shown.error)))
     if shown.id != in_force.id:
@@ -199,7 +207,7 @@ def _version(shown: Version, in_force: Version, gateway: Gateway | None, mine: D
         page.show(markup.heading("Differences", "from the version in force to this one"))
         page.show(differences.drawn(lines) if lines else markup.muted("None: the same text."))
     st.code(shown.yaml, language="yaml", line_numbers=True)
-    if gateway is None or mine is None:
+    if mine is None:
         return
     with st.container(horizontal=True, key="policy_version_actions"):
         st.button("Edit this text", on_click=mine.put, args=(in_force, shown.yaml))
@@ -209,7 +217,7 @@ def _version(shown: Version, in_force: Version, gateway: Gateway | None, mine: D
         body = f"{shown.hash[: tables.HASH_CHARS]} would be in force on every gateway within 3 s."
         page.show(markup.box("info", "Roll back?", body))
         with st.container(horizontal=True, key="policy_rollback_actions"):
-            st.button("Yes, roll back", type="primary", on_click=_roll_back, args=(gateway, shown, in_force))
+            st.button("Yes, roll back", type="primary", on_click=_roll_back, args=(shown, in_force))
             st.button("Cancel", on_click=_ask, args=(None,))
 
 
@@ -217,10 +225,10 @@ def _ask(version_id: str | None) -> None:
     st.session_state[_ASKED] = version_id
 
 
-def _roll_back(gateway: Gateway, shown: Version, in_force: Version) -> None:
+def _roll_back(shown: Version, in_force: Version) -> None:
     st.session_state[_ASKED] = None
     try:
-        gateway.roll_back(shown.id, in_force.hash)
+        _admin().roll_back(shown.id, in_force.hash)
     except Refused as error:
         st.session_state[SAID] = ("bad", "Not rolled back", f"{error}.")
         return

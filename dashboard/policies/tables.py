@@ -98,7 +98,7 @@ def who(source: str) -> str:
         host, _, path = name.partition(":")
         return f"{path.rpartition('/')[2] or 'a file'} on {host}"
     named = {
-        "api": f"{name or 'the API'}",
+        "api": name or "the API",
         "rollback": f"{name or 'command line'}, rolled back",
         "cli": "command line",
     }

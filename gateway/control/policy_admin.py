@@ -11,9 +11,10 @@ from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
 
+import orjson
 from fastapi import APIRouter, Depends
 from fastapi import Query as QueryParameter
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from gateway.callers.keys import Key
 from gateway.config.load import load_policy
@@ -84,13 +85,22 @@ class Described(BaseModel):
     wants_json: bool = False
 
 
+def _sendable(request: dict[str, Any]) -> dict[str, Any]:
+    """Raises ValueError for what no app could have sent: half a character, or nested too deeply."""
+    try:
+        orjson.dumps(request)
+    except orjson.JSONEncodeError as error:
+        raise ValueError(str(error)) from None
+    return request
+
+
 class ExplainBody(BaseModel):
     """The body of `POST /admin/policy/explain`: a request as an app sends it, or a described call."""
 
     model_config = ConfigDict(extra="forbid")
 
     endpoint: str = "/v1/chat/completions"
-    request: dict[str, Any] | None = None
+    request: Annotated[dict[str, Any], AfterValidator(_sendable)] | None = None
     call: Described | None = None
     headers: dict[str, str] = {}
     caller: str = ""
@@ -115,10 +125,10 @@ def policy_router(plane: Plane) -> APIRouter:
     return router
 
 
-def _checked(plane: Plane, text: str, param: str = "yaml") -> Policy:
+async def _checked(plane: Plane, text: str, param: str = "yaml") -> Policy:
     """Raises `BadRequest` with all mistakes."""
     try:
-        return load_policy(text, "policy", plane.catalog.targets)
+        return await asyncio.to_thread(load_policy, text, "policy", plane.catalog.targets)
     except ConfigError as refused:
         raise BadRequest(str(refused), code="invalid_policy", param=param) from None
 
@@ -156,7 +166,7 @@ def _add_versions(router: APIRouter, plane: Plane) -> None:
     @router.post("/check")
     async def check(body: CheckBody) -> dict[str, Any]:
         try:
-            policy = load_policy(body.yaml, "policy", targets)
+            policy = await asyncio.to_thread(load_policy, body.yaml, "policy", targets)
         except ConfigError as refused:
             found = [asdict(mistake) for mistake in refused.mistakes]
             return {"object": "policy.check", "ok": False, "hash": None, "mistakes": found}
@@ -191,7 +201,7 @@ def _add_trials(router: APIRouter, plane: Plane) -> None:
 
     @router.post("/explain")
     async def explain(body: ExplainBody) -> dict[str, Any]:
-        policy = plane.policy.current if body.policy is None else _checked(plane, body.policy, "policy")
+        policy = plane.policy.current if body.policy is None else await _checked(plane, body.policy, "policy")
         query = _query(body)
         try:
             found = explained(query, plane.catalog, policy, plane.fleet, time.monotonic(), body.draw)
@@ -205,7 +215,7 @@ def _add_trials(router: APIRouter, plane: Plane) -> None:
 
     @router.post("/replay")
     async def replay_recorded(body: ReplayBody) -> dict[str, Any]:
-        policy = _checked(plane, body.yaml)
+        policy = await _checked(plane, body.yaml)
         if replaying.locked():
             raise RateLimited(
                 "this worker is replaying already; ask again when that is done", retry_after_s=5

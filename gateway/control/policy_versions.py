@@ -6,6 +6,7 @@ gateway of the database within 3 s; nothing is ever changed or removed, a rollba
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection
 from typing import Any
 
@@ -49,7 +50,7 @@ async def publish(
     based_on: str | None = None,
 ) -> str:
     """The hash of the text, which is in force from now on. Raises `ConfigError` and, by `based_on`, `Superseded`."""
-    policy = load_policy(text, name, targets)
+    policy = await asyncio.to_thread(load_policy, text, name, targets)  # a long text takes seconds
     async with database.begin() as connection:
         await policies.publish(connection, source, policy.hash, text, based_on)
     return policy.hash

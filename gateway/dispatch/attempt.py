@@ -28,7 +28,7 @@ MAX_HELD_BYTES = 256 * 1024
 SERVER_ERROR = 502
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Deadlines:
     """Points on the event loop's clock."""
 
@@ -54,7 +54,7 @@ class Failure:
     usage: Usage | None = None  # what the target told before it failed
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Body:
     """A whole non-streamed answer."""
 

@@ -15,7 +15,7 @@ from router.catalog import Target
 from router.query import Query
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Form:
     """One call as one target gets it, and how that target's answer reads. No translation = passed on byte for byte."""
 
@@ -34,7 +34,7 @@ class ErrorForm:
     event: Callable[[GatewayError], bytes]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Call:
     """What to route, and how it reads for a given target."""
 

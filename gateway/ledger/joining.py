@@ -50,8 +50,8 @@ WHERE task_prefixes.hash = gone.hash AND task_prefixes.task_id = gone.task_id
 class Place:
     """Where a conversation stands, by the hash of its messages so far: a row of `task_prefixes`.
 
-    open: answered, and nothing goes on from it yet. failed: not answered. taken: gone on from, with this answer.
-    wanted: a call went on from it which is in the ledger before it. gone: to be forgotten.
+    open: answered, and nothing goes on from it yet. failed: not answered to the end. taken: gone on from, with this
+    answer. wanted: a call went on from it which is in the ledger before it. gone: to be forgotten.
     """
 
     hash: str
@@ -159,7 +159,7 @@ def _join_one(record: Row, places: Places) -> list[Place]:
             if all(place.state != WANTED for place in places[before]):  # else many calls begin so: examples
                 changed.append(Place(before, found.task_id if found else own_name, began, WANTED, through))
     row["task_id"] = found.task_id if found else own_name
-    state = TAKEN if answer else FAILED if row["status"] >= 400 else OPEN
+    state = TAKEN if answer else FAILED if row["status"] >= 400 or row.get("error_code") else OPEN
     changed += [Place(each, row["task_id"], ended, state, answer) for each in thread["own"]]
     for place in tuple(changed):
         there = [other for other in places[place.hash] if other.task_id != place.task_id] + [place]

@@ -85,7 +85,8 @@ async def find(connection: AsyncConnection, which: str) -> StoredPolicy:
         query = query.where(policies.c.id == UUID(wanted))
     except ValueError:
         query = query.where(policies.c.hash.startswith(wanted, autoescape=True))
-    found = [StoredPolicy(*row) for row in await connection.execute(query)] if wanted else []
+    can_be = bool(wanted) and wanted.isprintable()  # Postgres takes no NUL
+    found = [StoredPolicy(*row) for row in await connection.execute(query)] if can_be else []
     hashes = list(dict.fromkeys(version.hash for version in found))
     if len(hashes) == 1:
         return found[0]

@@ -94,7 +94,7 @@ class RecordedCall:
     candidates: tuple[str, ...]
     rejections: tuple[tuple[str, str], ...]  # target, reason
     attempts: tuple[RecordedAttempt, ...]
-    task_status: str | None  # how its task ended, as last reported
+    task_status: str | None  # how its task stands, where its caller named it
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -21,6 +21,8 @@ from typing import Any
 import orjson
 from sqlalchemy import Connection, text
 
+from gateway.ledger import tables
+from gateway.ledger.inserts import adding, insert
 from gateway.ledger.records import nusd, request_id, usd
 from gateway.ledger.rollups import SPAN_S, Workflows
 
@@ -48,9 +50,15 @@ _COLUMNS = (
     *("output_tokens", "unpriced", "cost_usd", "spent"),
 )
 _NAMES = ", ".join(_COLUMNS)
+_ASKED = "unnest(CAST(:callers AS text[]), CAST(:ids AS text[])) AS asked (caller, task_id)"
+# a limit, so that each is looked up by its key, however many tasks there are
+_THERE = f"""
+SELECT asked.caller, asked.task_id FROM {_ASKED}, LATERAL (
+    SELECT FROM tasks WHERE tasks.caller = asked.caller AND tasks.task_id = asked.task_id LIMIT 1
+) AS task
+"""
 _HELD = f"""
-SELECT {_NAMES} FROM tasks
-JOIN unnest(CAST(:callers AS text[]), CAST(:ids AS text[])) AS asked (caller, task_id) USING (caller, task_id)
+SELECT {_NAMES} FROM tasks JOIN {_ASKED} USING (caller, task_id)
 ORDER BY caller, task_id FOR UPDATE OF tasks
 """
 _SILENT = f"""
@@ -63,15 +71,22 @@ _UPDATE = f"""
 UPDATE tasks SET {", ".join(f"{name} = given.{name}" for name in _COLUMNS[2:])}
 FROM {_GIVEN} AS given WHERE tasks.caller = given.caller AND tasks.task_id = given.task_id
 """
-_WITHOUT_CALLS = (
-    "SELECT caller, task_id FROM tasks WHERE calls = 0 AND task_id = ANY (string_to_array(:ids, ','))"
-)
 _EARLY_OUTCOMES = """
 SELECT caller, task_id FROM tasks WHERE calls = 0 AND task_id LIKE 'req\\_%' AND last_at > :after
 ORDER BY caller, task_id LIMIT :limit
 """
 _TASK_OF_CALL = """
 SELECT caller, id::text, task_id FROM exchanges WHERE id = ANY (CAST(:ids AS uuid[])) AND task_id IS NOT NULL
+"""
+_MOVE_OUTCOMES = """
+UPDATE outcomes SET task_id = call.task_id FROM exchanges call
+WHERE call.id = ANY (CAST(:ids AS uuid[])) AND outcomes.caller = call.caller
+AND outcomes.task_id = 'req_' || replace(call.id::text, '-', '') AND call.task_id <> outcomes.task_id
+RETURNING outcomes.caller, 'req_' || replace(call.id::text, '-', ''), to_jsonb(outcomes)
+"""
+_DROP = f"""
+DELETE FROM tasks USING {_ASKED}
+WHERE tasks.caller = asked.caller AND tasks.task_id = asked.task_id AND calls = 0
 """
 _LONE_CALLS = """
 SELECT caller, task_id, id::text, jsonb_build_object('started_at', started_at, 'total_s', total_s, 'shape', shape,
@@ -178,15 +193,16 @@ class _Sums:
             _plus(self._costs, (at, task.counted_as, task.status, target), spent, sign)
 
     def write(self, connection: Connection) -> None:
-        of_task, of_cost = ("workflow", "shape", "target", "status"), ("workflow", "status", "target")
-        _add(
-            connection,
-            "task_sums",
-            of_task,
-            ("tasks", "calls", "attempts", "cost_usd", "unpriced"),
-            self._tasks,
-        )
-        _add(connection, "task_costs", of_cost, ("attempts", "cost_usd", "unpriced"), self._costs)
+        for table, sums in ((tables.task_sums, self._tasks), (tables.task_costs, self._costs)):
+            names = [str(column.name) for column in table.columns]
+            rows = [
+                dict(zip(names, (key[0], SPAN_S, *key[1:], *sums[key]), strict=True))
+                for key in sorted(sums)
+                if any(sums[key])
+            ]
+            for row in rows:
+                row["cost_usd"] = usd(row["cost_usd"])
+            insert(connection, table, rows, adding(table))
 
 
 def write(
@@ -195,7 +211,7 @@ def write(
     """Books exchanges (every one has its `task_id`) and outcomes."""
     said = _Said(records, outcomes, workflows)
     sums = _Sums()
-    lone = said.lone_calls(_without_calls(connection, said))
+    lone = said.lone_calls(connection)
     for task in lone:
         sums.count(task)
     rest = said.keys - {task.key for task in lone}
@@ -223,8 +239,8 @@ class _Said:
     def calls(self) -> Iterable[Row]:
         return (record["exchange"] for records in self._calls.values() for record in records)
 
-    def lone_calls(self, reported: set[Key]) -> list[Task]:
-        """Tasks that need no row; no outcome is known of them."""
+    def lone_calls(self, connection: Connection) -> list[Task]:
+        """Tasks that need no row and have none, as nothing but one call is known of them."""
         alone = [
             key
             for key, (record, *others) in self._calls.items()
@@ -232,9 +248,9 @@ class _Said:
             and record["exchange"].get("verdict") is not None
             and key[1] == request_id(record["exchange"]["id"])
             and key not in self._ends
-            and key not in reported
         ]
-        tasks = (self.told(Task(*key)) for key in alone)
+        there = _there(connection, alone)
+        tasks = (self.told(Task(*key)) for key in alone if key not in there)
         return [task for task in tasks if task.counted_as == (task.workflow or "")]
 
     def told(self, task: Task, first: Row | None = None) -> Task:
@@ -292,14 +308,23 @@ def name(connection: Connection, outcomes: Iterable[Row]) -> None:
 
 
 def reunite(connection: Connection, now: datetime, workflows: Workflows) -> None:
-    """Outcomes that came before the call they name, while another drain was writing that."""
+    """Outcomes that came before the call they name: by now it may be a task's, or one that had no row."""
     after = {"after": now - REUNITED_WITHIN, "limit": SWEEP}
     keys = [(row[0], row[1]) for row in connection.execute(text(_EARLY_OUTCOMES), after).all()]
-    nothing = _Said((), (), workflows)
+    said = _Said((), _moved(connection, keys), workflows)
     sums = _Sums()
-    found = _lone_calls(connection, keys, nothing)
-    _write_rows(connection, nothing, sorted(found), sums)
+    found = _lone_calls(connection, keys, said)
+    _write_rows(connection, said, sorted(said.keys | found.keys()), sums)
     sums.write(connection)
+
+
+def _moved(connection: Connection, keys: Iterable[Key]) -> list[Row]:
+    """Outcomes whose calls belong to other tasks than they are reported for, given to these."""
+    ids = [task_id[4:] for _, task_id in keys if _REQUEST_ID.fullmatch(task_id)]
+    found = connection.execute(text(_MOVE_OUTCOMES), {"ids": ids}).all() if ids else []
+    if found:
+        connection.execute(text(_DROP), _asked({(caller, task_id) for caller, task_id, _ in found}))
+    return [row for _, _, row in found]
 
 
 def abandon_silent(connection: Connection, now: datetime) -> int:
@@ -335,16 +360,18 @@ def _task(row: Sequence[Any]) -> Task:
     return Task(cost_nusd=int(values.pop("cost_usd").scaleb(9)), **values)
 
 
-def _without_calls(connection: Connection, said: _Said) -> set[Key]:
-    """Of the calls' own names, those that an outcome was reported for before."""
-    ids = ",".join([request_id(row["id"]) for row in said.calls])
-    found = connection.execute(text(_WITHOUT_CALLS), {"ids": ids}) if ids else None
-    return {(row[0], row[1]) for row in found.all()} if found else set()
+def _asked(keys: Collection[Key]) -> dict[str, list[str]]:
+    return {"callers": [caller for caller, _ in keys], "ids": [task_id for _, task_id in keys]}
+
+
+def _there(connection: Connection, keys: Sequence[Key]) -> set[Key]:
+    """Those that have a row."""
+    found = connection.execute(text(_THERE), _asked(keys)).all() if keys else ()
+    return {(row[0], row[1]) for row in found}
 
 
 def _held(connection: Connection, keys: Sequence[Key]) -> list[Task]:
-    callers, ids = zip(*keys, strict=True)
-    return [*map(_task, connection.execute(text(_HELD), {"callers": [*callers], "ids": [*ids]}).all())]
+    return [*map(_task, connection.execute(text(_HELD), _asked(keys)).all())]
 
 
 def _lone_calls(connection: Connection, keys: Iterable[Key], said: _Said) -> dict[Key, Row]:
@@ -375,33 +402,3 @@ def _update(connection: Connection, tasks: Sequence[Task]) -> None:
 
 def _json(tasks: Iterable[Task]) -> str:
     return orjson.dumps([task.row() for task in tasks]).decode()
-
-
-def _add(
-    connection: Connection,
-    table: str,
-    keys: tuple[str, ...],
-    values: tuple[str, ...],
-    sums: Mapping[tuple[Any, ...], Sequence[int]],
-) -> None:
-    rows = [
-        {
-            "at": key[0],
-            "span_s": SPAN_S,
-            **dict(zip(keys, key[1:], strict=True)),
-            **dict(zip(values, sums[key], strict=True)),
-        }
-        for key in sorted(sums)
-        if any(sums[key])
-    ]
-    for row in rows:
-        row["cost_usd"] = usd(row["cost_usd"])
-    if rows:
-        changes = ", ".join(f"{value} = {table}.{value} + excluded.{value}" for value in values)
-        connection.execute(
-            text(
-                f"INSERT INTO {table} SELECT * FROM jsonb_populate_recordset(NULL::{table}, CAST(:rows AS jsonb)) "
-                f"ON CONFLICT (at, span_s, {', '.join(keys)}) DO UPDATE SET {changes}"
-            ),
-            {"rows": orjson.dumps(rows).decode()},
-        )

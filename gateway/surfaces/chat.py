@@ -105,7 +105,7 @@ def _wants_json(response_format: Any) -> bool:
     return isinstance(response_format, dict) and response_format.get("type") in ("json_object", "json_schema")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Forms:
     """The call as each target is to get it."""
 

@@ -26,7 +26,7 @@ from router.query import Query
 from router.shapes import SHAPES
 
 OUR_METADATA = ("task_id", "workflow", "task_shape", "slo_ttft_ms", "slo_tpot_ms", "deadline_ms", "role")
-_HEADERS = [(f"x-{name.replace('_', '-')}", name) for name in OUR_METADATA[:-1]] + [("x-task-role", "role")]
+_HEADERS = {f"x-{name.replace('_', '-')}": name for name in OUR_METADATA[:-1]} | {"x-task-role": "role"}
 MAX_ID_CHARS = 256  # task ids and workflows are indexed
 BYTES_PER_TOKEN = 4  # a rule of thumb for routing and context checks, never for money
 TOKENS_PER_MESSAGE = 4
@@ -43,7 +43,7 @@ OPENAI_ERRORS = ErrorForm(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Asked:
     """One request as every surface starts from it. `homes`: what earlier answers left behind, and where."""
 
@@ -61,7 +61,7 @@ class Asked:
         return f"{self.path}?{self.query}" if self.query else self.path
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Settings:
     """What a caller tells us, and no upstream."""
 
@@ -108,10 +108,14 @@ def metadata_of(body: dict[str, Any]) -> dict[str, str]:
 
 def settings_of(headers: Mapping[str, str], metadata: Mapping[str, str]) -> Settings:
     """A header `X-Task-Id`, or metadata `task_id`; the header wins. Raises `BadRequest`."""
-    given = {name: value for name, value in metadata.items() if value and _is_ours(name, value)}
-    for header, name in _HEADERS:
-        if value := headers.get(header):
-            given[name] = value
+    given = (
+        {name: value for name, value in metadata.items() if value and _is_ours(name, value)}
+        if metadata
+        else {}
+    )
+    for header in _HEADERS.keys() & headers.keys():
+        if value := headers[header]:
+            given[_HEADERS[header]] = value
     if not given:
         return NO_SETTINGS
     for name, value in given.items():

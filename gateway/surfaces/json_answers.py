@@ -61,12 +61,18 @@ def _texts(path: str, answer: bytes) -> Iterable[str]:
         blocks = [block for value in values for block in _dicts(value.get("content"))]
         deltas = [inner(value, "delta") for value in values]
         return ["".join(part["text"] for part in (*blocks, *deltas) if isinstance(part.get("text"), str))]
-    by_choice: dict[Any, str] = {}
+    by_choice: dict[str, str] = {}
     for choice in (choice for value in values for choice in _dicts(value.get("choices"))):
         said = inner(choice, "message") or inner(choice, "delta") or {"content": choice.get("text")}
-        index = choice.get("index")
-        by_choice[index] = by_choice.get(index, "") + (said.get("content") or "")
+        index = str(choice.get("index"))
+        by_choice[index] = by_choice.get(index, "") + _text(said.get("content"))
     return by_choice.values()
+
+
+def _text(content: Any) -> str:
+    """Of a choice; some servers give it in parts."""
+    parts = [part["text"] for part in _dicts(content) if isinstance(part.get("text"), str)]
+    return content if isinstance(content, str) else "".join(parts)
 
 
 def _values(answer: bytes) -> Iterator[dict[str, Any]]:

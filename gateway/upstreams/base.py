@@ -29,7 +29,7 @@ class Mark(Protocol):
     is_sent: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class UpstreamCall:
     """One attempt's request: path below the target's base, JSON body for this target, headers to pass on."""
 

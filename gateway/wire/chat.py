@@ -29,7 +29,7 @@ MARKS = (
 _USAGE_NULL = re.compile(rb',\s*"usage"\s*:\s*null|"usage"\s*:\s*null\s*,\s*')
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Piece:
     """What one stream event means. `value` is None for comments, keep-alives and `[DONE]`."""
 

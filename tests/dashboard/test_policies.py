@@ -191,6 +191,15 @@ def test_what_somebody_else_published_meanwhile_is_shown_and_not_written_over(de
 
 
 @pytest.mark.browser
+def test_a_page_left_open_saves_nothing_once_its_reader_has_signed_out(desk: Desk) -> None:
+    desk.write(MORE_ENGINE, "valid")
+    desk.page.context.request.get(f"{desk.dashboard}/sign-out")  # as in another tab
+    desk.click("Save as a new version")
+    expect(desk.page.get_by_text("Read only")).to_be_visible(timeout=PATIENCE_MS)
+    assert desk.ask("GET", "")["yaml"] == POLICY
+
+
+@pytest.mark.browser
 def test_a_request_is_explained_by_the_text_and_by_what_is_in_force(desk: Desk) -> None:
     page = desk.page
     desk.write(ONLY_ENGINE, "valid")
@@ -220,6 +229,9 @@ def test_a_request_is_explained_by_the_text_and_by_what_is_in_force(desk: Desk) 
     page.get_by_label("Request body").fill("{")
     desk.click("Explain")
     expect(page.get_by_text("The body is not JSON")).to_be_visible(timeout=PATIENCE_MS)
+    page.get_by_label("Request body").fill(json.dumps(request | {"user": "\ud83d", "top_p": float("nan")}))
+    desk.click("Explain")
+    expect(page.get_by_text("surrogates not allowed")).to_be_visible(timeout=PATIENCE_MS)
     assert_sound(desk)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 
@@ -100,6 +101,21 @@ def test_wrong_keys_are_held_back_by_address_for_a_while(
     assert sessions.find(sessions.open("sg-admin", ELSEWHERE)) is not None
     clock.now += refused.value.wait_s
     assert sessions.find(sessions.open("sg-admin", HERE)) is not None
+
+
+def test_keys_tried_at_once_are_counted_before_the_ledger_answers() -> None:
+    asked = 0
+
+    def slow(_: str) -> None:
+        nonlocal asked
+        asked += 1
+        with suppress(Refused):
+            door.open("sg-guess", HERE)  # while the first is still looked up
+
+    door = Sessions(slow)
+    with pytest.raises(Refused):
+        door.open("sg-guess", HERE)
+    assert asked == WRONG_KEYS
 
 
 @pytest.mark.parametrize(

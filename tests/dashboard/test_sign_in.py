@@ -12,10 +12,13 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 import pytest
 from playwright.sync_api import Browser, expect
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-from dashboard.sessions import WRONG_KEYS
+from dashboard import sign_in
+from dashboard.sessions import URL_VARIABLE, WRONG_KEYS
 from gateway.callers.store import create_key
 from gateway.ledger.database import create_async_engine
 from tests.dashboard.server import dashboard
@@ -69,6 +72,7 @@ def test_nothing_is_shown_to_whoever_has_not_signed_in(served: Served) -> None:
     for path in ("/_stcore/host-config", "/media/anything", "/_stcore/metrics"):
         assert served.get(path, accept="*/*").status_code == 401
     assert served.get("/", cookie=f"sparkgate_session_{urlsplit(served.url).port}=made-up").status_code == 303
+    assert served.get("/_stcore/metrics", accept="*/*", host="a/sign-in?b=").status_code == 401
     assert served.get("/_stcore/health").status_code == 200  # what the supervisor asks
     with pytest.raises(InvalidStatus, match="403"):
         connect(served.url.replace("http", "ws") + "/_stcore/stream", proxy=None)
@@ -99,6 +103,26 @@ def test_a_key_for_calls_is_refused_and_the_page_escapes_what_it_was_told(served
     assert "scope call" in answer.text
     assert "<script>" not in answer.text
     assert served.post("x" * 10_000).status_code == 413
+
+
+def test_another_site_signs_nobody_in_or_out(served: Served) -> None:
+    form = {"key": READER, "next": "/"}
+    elsewhere = {"sec-fetch-site": "cross-site"}
+    answer = httpx.post(f"{served.url}/sign-in", data=form, headers=elsewhere, trust_env=False)
+    assert (answer.status_code, "set-cookie" in answer.headers) == (403, False)
+    cookie = served.post(READER).headers["set-cookie"].partition(";")[0]
+    assert served.get("/sign-out", cookie=cookie, **elsewhere).headers["location"] == "/"
+    assert served.get("/", cookie=cookie).status_code == 200
+    served.get("/sign-out", cookie=cookie, **{"sec-fetch-site": "same-origin"})
+    assert served.get("/", cookie=cookie).status_code == 303
+
+
+def test_whoever_is_outside_is_not_told_where_the_database_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(URL_VARIABLE, "postgresql+psycopg://someone@127.0.0.1:1/somewhere")
+    answer = TestClient(Starlette(routes=sign_in.ROUTES)).post("/sign-in", data={"key": "sg-any"})
+    assert answer.status_code == 503
+    assert "database does not answer" in answer.text
+    assert not any(word in answer.text for word in ("127.0.0.1", "someone", "somewhere"))
 
 
 def test_who_guesses_keys_has_to_wait(clean_database_url: str, tmp_path: Path) -> None:

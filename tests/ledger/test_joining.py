@@ -115,6 +115,8 @@ def test_an_unanswered_call_that_is_made_again_is_the_same_task_for_a_minute(eng
     again = exchange_of(NOON + 2, asked("a"))
     goes_on = exchange_of(NOON + 4, asked("a", "b", "c"))
     assert set(store(engine, failed, again, goes_on)) == {failed.request_id}
+    broke_off = exchange_of(NOON + 50, asked("b"), error_code="cut_off", verdict="failed")
+    assert set(store(engine, broke_off, exchange_of(NOON + 52, asked("b")))) == {broke_off.request_id}
     later = exchange_of(NOON + 100, asked("a"))
     assert store(engine, later) == [later.request_id]
     lost = exchange_of(NOON + 200, asked("z"), status=502, verdict="failed")

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+import orjson
 import pytest
 
 from gateway.app import SURFACES
@@ -21,6 +22,7 @@ Prepare = Callable[..., Run]
 FIRST = "version: 1\n"
 SECOND = "version: 1\ndefaults: {explore: 0.5}\n"
 ONLY_B = "version: 1\ndefaults: {candidates: [b]}\n"
+NESTED = orjson.loads("[" * 500 + "]" * 500)
 REQUESTS: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 4},
     "/v1/completions": {"prompt": "hello", "max_tokens": 4},
@@ -93,7 +95,7 @@ def test_a_text_made_from_a_version_that_is_no_longer_in_force_is_a_conflict(wit
 
 
 @pytest.mark.parametrize(
-    "version", ["ffffffffffff", "%", "0199c0de-0000-7000-8000-000000000000", "not a hash"]
+    "version", ["ffffffffffff", "%", "\0", "0199c0de-0000-7000-8000-000000000000", "not a hash"]
 )
 def test_versions_that_do_not_exist_are_404(with_gateway: Prepare, version: str) -> None:
     async def test(gateway: Gateway) -> None:
@@ -190,6 +192,8 @@ def test_an_explanation_counts_what_was_learnt_and_may_try_another_policy(with_g
         ({"request": HELLO, "forward": True}, 400, "forward"),
         ({"call": {"declared_shape": "poetry"}}, 400, "poetry"),
         ({"request": [1]}, 400, "request"),
+        ({"request": HELLO | {"user": "\ud83d"}}, 400, "surrogates not allowed"),
+        ({"request": HELLO | {"user": NESTED}}, 400, "Recursion limit"),
     ],
 )
 def test_what_cannot_be_explained_is_refused(

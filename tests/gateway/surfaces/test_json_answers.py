@@ -77,6 +77,13 @@ def test_every_choice_counts() -> None:
     assert not is_valid(CHAT, {}, b'{"choices": [{"index": 0, "message": {"content": null}}]}')
 
 
+def test_an_answer_in_parts_or_of_odd_types_is_read() -> None:
+    parts = [{"type": "thinking"}, {"type": "text", "text": GOOD[:3]}, {"type": "text", "text": GOOD[3:]}]
+    assert is_valid(CHAT, {}, json.dumps({"choices": [{"message": {"content": parts}}]}).encode())
+    odd = {"choices": [{"index": [0], "message": {"content": 5}}, {"text": {}}]}
+    assert not is_valid(CHAT, {}, json.dumps(odd).encode())
+
+
 DOUBLING = {f"d{i}": {"allOf": [{"$ref": f"#/$defs/d{i + 1}"}] * 2} for i in range(60)} | {"d60": {}}
 
 
