@@ -26,7 +26,7 @@ up: setup  ## start everything; Ctrl-C stops it
 	@exec $(BIN)/sparkgate up $(ARGS)
 
 test: lint browser  ## lint, types and the whole test suite, in two processes that take file by file
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(TESTS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 25 $(TESTS)
 
 test-examples: $(VENV)/.installed-dev $(VENV)-examples/.installed  ## the examples, with real client libraries in a .venv-examples of their own
 	$(BIN)/python -m pytest tests/examples $(TESTS)
