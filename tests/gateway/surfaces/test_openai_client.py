@@ -239,10 +239,12 @@ def test_time_limits_of_either_side(with_gateway: Prepare) -> None:
         fake.script = [stream(60.0)] * 2
         async with client_of(gateway) as client:
             with pytest.raises(openai.InternalServerError) as late:
-                await client.chat.completions.create(model="auto", messages=ASK, stream=True)
+                await client.chat.completions.create(model="auto/general", messages=ASK, stream=True)
             assert (late.value.status_code, late.value.code) == (504, "timeout_first_token")
             with pytest.raises(openai.APITimeoutError):
-                await client.with_options(timeout=0.2).chat.completions.create(model="auto", messages=ASK)
+                await client.with_options(timeout=0.2).chat.completions.create(
+                    model="auto/general", messages=ASK
+                )
         await eventually(lambda: fake.closed_early == 2)
 
     with_gateway(ONE_TRY + "shapes: {general: {timeouts: {first_token_s: 0.5}}}\n")(test)
