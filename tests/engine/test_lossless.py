@@ -123,7 +123,7 @@ def test_greedy_answers_are_the_same_with_drafts(
     assert {done.accepted for done in recorder.rounds} == set(range(8))
     assert any(0 < done.accepted == done.committed for done in recorder.rounds)  # ended within a block
     assert recorder.num_preempted > 0 or num_prompts < 100  # fewer find room
-    assert sum(sequence.num_cached for sequence in sequences) > 5 * num_prompts  # the chats begin alike
+    assert sum(sequence.num_cached for sequence in sequences) > 3 * num_prompts  # the chats begin alike
     sequences, recorder = drafted(subject, PromptLookup(), 8192)
     assert [sequence.output_ids for sequence in sequences] == subject.answers
     assert sum(done.accepted for done in recorder.rounds) > num_prompts // 2
