@@ -13,7 +13,7 @@ from engine.tokenizer import ModelTokenizer
 from tests.engine.prompts import PROMPTS
 from tests.engine.toy import load_toy, make_engine, make_sequence, run_all
 
-NUM_NEW = 16
+NUM_NEW = 12
 CHUNK = 128
 
 
