@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ARRAY, Text, any_, bindparam, cast, insert, select
+from sqlalchemy import ARRAY, Select, Text, any_, bindparam, cast, insert, select
 from sqlalchemy.dialects import postgresql
 
 from gateway.ledger import tables
@@ -36,28 +36,24 @@ def save(url: str, kind: str, started_at: datetime, settings: Any, results: Any)
 
 def find(url: str, name: str, kind: str | None = None) -> list[dict[str, Any]]:
     """Rows of `bench_runs`: `latest`, `latest~N` (N before it), or the newest two whose id begins so."""
-    runs, engine = tables.bench_runs, create_engine(url, application="sparkgate bench")
-    query = select(runs).order_by(runs.c.started_at.desc(), runs.c.id.desc())
-    if kind is not None:
-        query = query.where(runs.c.kind == kind)
+    key, query = tables.bench_runs.c.id, select(tables.bench_runs)
     if back := re.fullmatch(r"latest(?:~(\d{1,6}))?", name):
-        query = query.offset(int(back[1] or 0)).limit(1)
-    else:
-        query = query.where(cast(runs.c.id, Text).startswith(name.lower(), autoescape=True)).limit(2)
-    try:
-        with engine.connect() as connection:
-            return [dict(row) for row in connection.execute(query).mappings()]
-    finally:
-        engine.dispose()
+        return _newest_of(url, kind, query.offset(int(back[1] or 0)).limit(1))
+    begins_so = cast(key, Text).startswith(name.lower(), autoescape=True)
+    return _newest_of(url, kind, query.where(begins_so).limit(2))
 
 
 def newest(url: str, kind: str | None, limit: int) -> list[dict[str, Any]]:
     """The newest runs without their results: id, kind, started_at, settings."""
-    runs, engine = tables.bench_runs, create_engine(url, application="sparkgate bench")
-    columns = (runs.c.id, runs.c.kind, runs.c.started_at, runs.c.settings)
-    query = select(*columns).order_by(runs.c.started_at.desc(), runs.c.id.desc()).limit(limit)
+    runs = tables.bench_runs.c
+    return _newest_of(url, kind, select(runs.id, runs.kind, runs.started_at, runs.settings).limit(limit))
+
+
+def _newest_of(url: str, kind: str | None, query: Select[Any]) -> list[dict[str, Any]]:
+    runs, engine = tables.bench_runs.c, create_engine(url, application="sparkgate bench")
+    query = query.order_by(runs.started_at.desc(), runs.id.desc())
     if kind is not None:
-        query = query.where(runs.c.kind == kind)
+        query = query.where(runs.kind == kind)
     try:
         with engine.connect() as connection:
             return [dict(row) for row in connection.execute(query).mappings()]

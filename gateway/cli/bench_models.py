@@ -150,7 +150,7 @@ def _again_and_again(
                 time.sleep(wait_s)
             _once(plan, run_code, plot, config, data_dir, as_json=False)
             both = _like(plan, url)
-            if len(both) == len(last) and not both:
+            if not both:
                 raise Refused(
                     "the run is not in the database, so nobody knows when the next is due; `sparkgate doctor`"
                 )

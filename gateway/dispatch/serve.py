@@ -30,7 +30,7 @@ from gateway.dispatch.search import Search, Targets
 from gateway.dispatch.tally import Tally
 from gateway.dispatch.threads import Threads
 from gateway.dispatch.tries import Try
-from gateway.dispatch.walk import own_words, verdict
+from gateway.dispatch.walk import error_of, own_words
 from gateway.ledger.records import Exchange
 from gateway.telemetry.trace_context import trace_of
 from gateway.wire.errors import GatewayError, NotFound, UpstreamTimeout
@@ -238,7 +238,7 @@ class Service:
         return Answer(body, content_type, one.attempt.cost_nusd, until, reason)
 
     async def _give_up(self, failed: Try, failure: Failure) -> None:
-        error = verdict(failed.target.name, failure)
+        error = error_of(failed.target.name, failure)
         raw = own_words(failure) if failed.form.translation is None else None
         self.tally.close(200 if self.client.is_started else error.status, error.code)
         if self.client.is_started or raw is None:

@@ -48,7 +48,7 @@ def own_words(failure: Failure) -> bytes | None:
     return failure.body if is_about_the_call else None
 
 
-def verdict(target: str, failure: Failure) -> GatewayError:
+def error_of(target: str, failure: Failure) -> GatewayError:
     """What the client is told, from the first target's failure."""
     if failure.result.startswith("timeout"):
         return UpstreamTimeout(f"target '{target}': {failure.message}", code=failure.result)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import date
 from typing import Any
 from uuid import UUID
 
@@ -47,15 +47,15 @@ def problem(record: Row) -> str | None:
             case {"kind": "shadow", "attempt": dict(row)}:
                 _check_key(row["id"])
                 _check_key(row["exchange_id"])
-                _moment(row["started_at"])
+                tasks.moment(row["started_at"])
             case {"kind": "outcome", "outcome": dict(row)}:
                 _check_key(row["id"])
-                _moment(row["reported_at"])
+                tasks.moment(row["reported_at"])
                 _check_text(row, "caller", "task_id")
             case {"kind": "price", "price": {"id": str()}}:
                 pass
             case {"kind": "response_home", "response_home": dict(row)}:
-                _moment(row["created_at"])
+                tasks.moment(row["created_at"])
                 _check_text(row, "id", "target", "caller")
             case _:
                 return f"unknown kind of record: {record.get('kind')!r}"
@@ -137,8 +137,3 @@ def _shapes(connection: Connection, shadows: Iterable[Row]) -> dict[str, str | N
         return {}
     query = text("SELECT id::text, shape FROM exchanges WHERE id = ANY (CAST(:keys AS uuid[]))")
     return {row.id: row.shape for row in connection.execute(query, {"keys": keys})}
-
-
-def _moment(iso: str) -> datetime:
-    moment = datetime.fromisoformat(iso)
-    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
