@@ -43,13 +43,17 @@ KNOWN = {
 
 @pytest.fixture(scope="module")
 def litellm() -> Iterator[Any]:
-    """Imported here only: that takes seconds."""
+    """With its list as published: other tests of this process have it register models of their own in it.
+    Imported here only, for that takes seconds."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")
         import litellm
 
         patch.setattr(litellm, "suppress_debug_info", True)
+        patch.setattr(litellm, "model_cost", litellm.get_model_cost_map(url=""))
+        litellm.utils._invalidate_model_cost_lowercase_map()
         yield litellm
+    litellm.utils._invalidate_model_cost_lowercase_map()
 
 
 def theirs(litellm: Any, usage: Usage, **more: Any) -> Any:
