@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import platform
 import signal
 import socket
@@ -26,6 +27,7 @@ from engine.errors import StartError
 from engine.fetch import Progress, fetch_drafter, fetch_model
 from engine.http.app import build_app
 from engine.http.bridge import Bridge
+from engine.http.door import behind_door, key_for
 from engine.http.generate import Served
 from engine.http.prompts import PromptReader
 from engine.http.server import HttpServer
@@ -71,6 +73,7 @@ class ServeOptions:
 
 def serve(options: ServeOptions, progress: Progress) -> None:
     """Run until SIGTERM or SIGINT. The engine has this thread, HTTP one of its own."""
+    key = key_for(options.host, os.environ)
     with bind(options.host, options.port) as listener:
         begun_s = time.monotonic()
         if options.threads is not None:
@@ -95,7 +98,7 @@ def serve(options: ServeOptions, progress: Progress) -> None:
         app = assemble(fetched.name, engine, bridge, tokenizer)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: engine.drain(DRAIN_GRACE_S))
-        http.start(app, listener, on_end=lambda: engine.drain(0.0))
+        http.start(behind_door(app, key), listener, on_end=lambda: engine.drain(0.0))
         log.info("serving %s", description(fetched.name, engine, listener, time.monotonic() - begun_s))
         engine.run()
         http.stop()

@@ -8,6 +8,7 @@ place where an unexpected exception is caught; it is logged once, and the client
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from contextlib import AbstractAsyncContextManager
@@ -15,14 +16,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy.exc import OperationalError
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from gateway.callers.keys import Key
 from gateway.callers.quotas import Quotas, Refused
 from gateway.control.key_watch import KeyWatch
 from gateway.dispatch.call import Call, Client, ErrorForm
 from gateway.dispatch.serve import Dispatcher, send_error
 from gateway.http.protocol import data_plane
-from gateway.http.request import Request
+from gateway.http.request import Limits, Request
+from gateway.http.turns import Turns
 from gateway.surfaces import chat, count_tokens, embeddings, messages, responses
 from gateway.surfaces.authenticate import authenticate
 from gateway.surfaces.common import OPENAI_ERRORS, Asked, decoded
@@ -79,24 +81,42 @@ class GatewayApp:
         self.lacks_database = False  # which is why it could not start
         self._lifespan = lifespan
         self._parts: Parts | None = None
+        self._protocol: type[Turns] = Turns
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self._run_lifespan(receive, send)
         elif scope["type"] == "http":
             assert self._parts is not None
-            control = _ready if scope["path"] == READY else self._parts.control
-            await control(scope, receive, send)
+            if scope["path"] == READY and scope["method"] == "GET":
+                await _ready(send, is_leaving=self._protocol.is_leaving)
+            else:
+                await self._parts.control(scope, receive, send)
+
+    def leave(self) -> None:
+        """It will be told to stop soon: `/ready` says so from now on, and calls are still served."""
+        self._protocol.is_leaving = True
 
     async def serve(self, request: Request, client: Client) -> None:
         """A request to one of the data plane's paths."""
         assert self._parts is not None
         await serve_call(self._parts, request, client)
 
-    def protocol(self) -> type[HttpToolsProtocol]:
+    def protocol(self, limits: Limits | None = None) -> type[Turns]:
         """The class to give uvicorn as `http`, which takes the data plane's paths to `serve`."""
         error_bodies = {path: surface.errors.body for path, surface in SURFACES.items()}
-        return data_plane(error_bodies, self.serve, on_aborted_upload=self._count_aborted_upload)
+        self._protocol = data_plane(
+            error_bodies,
+            self.serve,
+            limits,
+            on_aborted_upload=self._count_aborted_upload,
+            admit=self._admit,
+        )
+        return self._protocol
+
+    def _admit(self, headers: Mapping[str, str]) -> Key:
+        assert self._parts is not None
+        return authenticate(headers, self._parts.keys.ring, CALL)
 
     def _count_aborted_upload(self) -> None:
         assert self._parts is not None
@@ -117,11 +137,12 @@ class GatewayApp:
         await send({"type": "lifespan.shutdown.complete"})
 
 
-async def _ready(_: Scope, __: Receive, send: Send) -> None:
-    """Policy and keys are loaded before anything is served."""
+async def _ready(send: Send, *, is_leaving: bool) -> None:
+    """Policy and keys are loaded before anything is served. All workers listen on one socket: one says which it is."""
     head = [(b"content-type", b"application/json")]
-    await send({"type": "http.response.start", "status": 200, "headers": head})
-    await send({"type": "http.response.body", "body": b'{"status":"ok"}'})
+    body = b'{"status":"%b","worker":%d}' % (b"leaving" if is_leaving else b"ok", os.getpid())
+    await send({"type": "http.response.start", "status": 503 if is_leaving else 200, "headers": head})
+    await send({"type": "http.response.body", "body": body})
 
 
 async def serve_call(parts: Parts, request: Request, client: Client) -> None:

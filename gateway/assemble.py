@@ -14,7 +14,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -32,15 +32,17 @@ from gateway.config.deployment import (
     EngineTarget,
     LitellmTarget,
     OpenAITarget,
+    ServerTarget,
 )
 from gateway.config.load import load_deployment
 from gateway.config.places import place_of
-from gateway.config.variables import DATABASE_URL_VARIABLE, METRICS_FOLDER_VARIABLE
+from gateway.config.variables import DATABASE_URL_VARIABLE, ENGINE_KEY_VARIABLE, METRICS_FOLDER_VARIABLE
 from gateway.control import api, fleet_watch, key_watch, policy_watch, stored_responses
 from gateway.control.fleet_watch import FleetWatch, SharedFleet
 from gateway.control.key_watch import KeyWatch
 from gateway.control.plane import Plane
 from gateway.control.policy_watch import PolicyWatch
+from gateway.control.quota_watch import QuotaWatch
 from gateway.control.state_figures import StateFigures
 from gateway.dispatch import engine_watch, shadow_budget
 from gateway.dispatch.booking import Book
@@ -64,6 +66,7 @@ from gateway.surfaces.homes import ResponseHomes
 from gateway.telemetry.configured import server_of, telemetry_of
 from gateway.telemetry.genai_names import GenAiNames, Served
 from gateway.upstreams.base import Upstream
+from gateway.upstreams.engine_sources import EngineSource, ServerSource, Source
 from gateway.upstreams.litellm_provider import LitellmUpstream
 from gateway.upstreams.openai_http import HttpUpstream
 from gateway.wire.paths import MESSAGES, RESPONSES
@@ -85,7 +88,7 @@ class Files:
     disabled: Mapping[str, str]
     policy: Path | None
     data_dir: Path
-    database_url: str
+    database_url: str = field(repr=False)
 
 
 def load(config: Path | None, policy: Path | None, data_dir: Path, engine_port: int | None) -> Files:
@@ -123,15 +126,24 @@ async def assembled(files: Files, index: int) -> AsyncIterator[Parts]:
         others = FleetWatch(fleet, database, places)
         await others.start()
         routes = with_prices(catalog(deployment, files.disabled), prices)
-        engines = {
-            name: upstream
-            for name, upstream in upstreams.items()
-            if targets[name].kind == "engine" and isinstance(upstream, HttpUpstream)
+        sources = {
+            name: source
+            for name, target in targets.items()
+            if (source := _source(target, upstreams[name])) is not None and name not in files.disabled
         }
-        slots = dict.fromkeys(engines, deployment.engine.max_batch)
+        slots = {
+            name: target.max_batch if isinstance(target, ServerTarget) else deployment.engine.max_batch
+            for name, target in targets.items()
+            if name in sources
+        }
+
+        def prefill_tokens_per_s(name: str) -> float:
+            engine = fleet.health(name).engine
+            return 0.0 if engine is None else engine.prefill_tokens_per_s
+
         registry = CollectorRegistry()
         metrics = Metrics(registry)
-        book = Book(spool, metrics, prices, slots, deployment.ledger.on_full)
+        book = Book(spool, metrics, prices, slots, deployment.ledger.on_full, prefill_tokens_per_s)
         gates = {
             name: Gate(target.max_parallel, target.queue)
             for name, target in targets.items()
@@ -148,6 +160,9 @@ async def assembled(files: Files, index: int) -> AsyncIterator[Parts]:
             to_ask, lambda: policy.current, book, shadows.begin, threads, sampled_traces=sampled
         )
         quotas = Quotas(keys.spending, deployment.workers)
+        place = f"{socket.gethostname()}:{files.data_dir.resolve()}:{index}"
+        quota_watch = QuotaWatch(quotas, database, place)
+        await quota_watch.start()
         release, now = version("sparkgate"), time.time()
         state = StateFigures(registry, to_ask, policy, spool, release)
         served = {
@@ -163,19 +178,20 @@ async def assembled(files: Files, index: int) -> AsyncIterator[Parts]:
             metrics.flush()
             state.read()
 
+        up_times = {
+            name: UpTime(name, places[name], paid.usd_per_hour if (paid := prices[name]) else None)
+            for name in sources
+            if index == 0
+        }
+        watch = EngineWatch(sources, fleet, database if index == 0 else None, up_times)
         plane = Plane(
             *(routes, fleet, policy, keys, spool, database, collect, release, now, notes),
             last_targets=dispatcher.last_targets,
+            state_problems=watch.problems,
         )
         keepers = _keepers(routes, upstreams)
         homes = ResponseHomes(keepers, HomeLedger(database, spool))
         control = api.control_app(plane, stored_responses.router(homes, keepers, dispatcher))
-        up_times = {
-            name: UpTime(name, places[name], paid.usd_per_hour if (paid := prices[name]) else None)
-            for name in engines
-            if index == 0
-        }
-        watch = EngineWatch(engines, fleet, database if index == 0 else None, up_times)
         chores = [
             (policy.step, policy_watch.INTERVAL_S),
             (keys.step, key_watch.INTERVAL_S),
@@ -183,8 +199,9 @@ async def assembled(files: Files, index: int) -> AsyncIterator[Parts]:
             (watch.step, engine_watch.INTERVAL_S),
             (others.step, fleet_watch.INTERVAL_S),
             (budget.step, shadow_budget.INTERVAL_S),
+            (quota_watch.step, 0.0),  # it waits by itself
         ]
-        async with _running(chores, spool), aclosing(shadows):
+        async with aclosing(quota_watch), _running(chores, spool), aclosing(shadows):
             loop = asyncio.get_running_loop()
             loop.call_later(SHAPES_LOADED_AFTER_S, loop.run_in_executor, None, inference.shipped)
             yield Parts(dispatcher, keys, quotas, homes, control)
@@ -211,8 +228,19 @@ def _upstream(target: AnyTarget) -> Upstream:
         drops_params = target.unsupported == "drop"
         return LitellmUpstream(target.model, target.api_key, target.base_url, drops_params=drops_params)
     if isinstance(target, EngineTarget):
-        return HttpUpstream(target.url, api_key=None)
+        return HttpUpstream(target.url, os.environ.get(ENGINE_KEY_VARIABLE))
+    if isinstance(target, ServerTarget):
+        return HttpUpstream(target.url, target.api_key)
     return HttpUpstream(target.base_url, target.api_key, _api_key_headers(target))
+
+
+def _source(target: AnyTarget, upstream: Upstream) -> Source | None:
+    """Where a self-hosted target's state is read."""
+    if isinstance(target, EngineTarget) and isinstance(upstream, HttpUpstream):
+        return EngineSource(upstream)
+    if isinstance(target, ServerTarget) and isinstance(upstream, HttpUpstream):
+        return ServerSource(target.kind, upstream, target.model, target.max_batch)
+    return None
 
 
 def _api_key_headers(target: OpenAITarget | AnthropicTarget) -> tuple[str, ...]:

@@ -2,7 +2,8 @@
 
 `python -m gateway.worker --fd N --index I --data-dir D [--config F] [--policy F]`: `--fd` is a listening socket
 inherited from the supervisor, shared by all workers; the database URL comes in `SPARKGATE_DATABASE_URL`.
-Everything is loaded before the first call is taken: no call waits for the database.
+Everything is loaded before the first call is taken: no call waits for the database. At SIGUSR1 `/ready` says that it
+leaves; at SIGTERM it stops listening and ends with its last call.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import argparse
 import gc
 import logging
 import os
+import signal
 import socket
 import sys
 from contextlib import suppress
@@ -24,13 +26,14 @@ def main(argv: list[str] | None = None) -> int:
     options = _options(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     folder = options.data_dir / "run" / "metrics"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     os.environ.setdefault(METRICS_FOLDER_VARIABLE, str(folder))
     gc.disable()  # what is loaded now stays: looking for garbage in it would take a tenth of the start
     import uvicorn
 
     from gateway.app import GatewayApp
     from gateway.assemble import assembled, load
+    from gateway.http.request import Limits, most_connections
 
     gc.freeze()
     gc.enable()
@@ -41,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
         host=options.host,
         port=options.port,
         loop="uvloop",
-        http=app.protocol(),
+        http=app.protocol(Limits(connections=most_connections())),
         lifespan="on",
         access_log=False,
         log_level="warning",
@@ -50,6 +53,7 @@ def main(argv: list[str] | None = None) -> int:
         timeout_graceful_shutdown=max(1, round(files.deployment.shutdown_grace_s)),
     )
     server = uvicorn.Server(config)
+    signal.signal(signal.SIGUSR1, lambda *_: app.leave())
     sockets = [socket.socket(fileno=options.fd)] if options.fd is not None else None
     with suppress(SystemExit):  # by which uvicorn says that start-up failed
         server.run(sockets)

@@ -29,6 +29,7 @@ class Breaker:
     consecutive_failures: int = 0
     pause_s: float = 0.0
     until_s: float = 0.0  # end of the pause; 0 = never shed since the last success
+    asked_until_s: float = 0.0  # so long the upstream has asked for patience
     _calls: float = 0.0  # decayed
     _failed: float = 0.0
     _timed_out: float = 0.0
@@ -40,9 +41,11 @@ class Breaker:
         return "shedding" if now < self.until_s else "probing"
 
     def succeed(self, now: float) -> None:
-        if self.until_s:  # what went before has ended
+        """Ends a pause, unless the upstream asked for it: then the call is one of those that it had already taken."""
+        if self.until_s and now >= self.asked_until_s:  # what went before has ended
             self._calls = self._failed = self._timed_out = 0.0
-        self.consecutive_failures, self.pause_s, self.until_s = 0, 0.0, 0.0
+            self.pause_s = self.until_s = 0.0
+        self.consecutive_failures = 0
         self._count(0.0, now)
 
     def fail(self, now: float, retry_after_s: float | None = None, has_timed_out: bool = False) -> None:
@@ -51,6 +54,7 @@ class Breaker:
         self._timed_out += has_timed_out
         if retry_after_s is not None:
             self._shed(now, min(retry_after_s, LONGEST_ASKED_S))
+            self.asked_until_s = self.until_s
         elif (state := self.state(now)) == "probing" or (state == "admitting" and self._is_failing()):
             self._shed(now, min(max(2 * self.pause_s, FIRST_PAUSE_S), LONGEST_PAUSE_S))
 

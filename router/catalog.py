@@ -12,7 +12,7 @@ from typing import Literal
 
 from router.shapes import SHAPES
 
-Kind = Literal["engine", "openai", "anthropic", "litellm"]
+Kind = Literal["engine", "vllm", "sglang", "openai", "anthropic", "litellm"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +40,11 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """What a model name means: targets it pins (empty = route freely), and a shape it declares."""
+    """What a model name means: targets it pins (empty = route freely), those that stand in for them, and a shape it
+    declares."""
 
     pinned: tuple[str, ...] = ()
+    fallback: tuple[str, ...] = ()
     shape: str | None = None
     via: str = "auto"
 
@@ -53,21 +55,22 @@ class Catalog:
 
     targets: Mapping[str, Target]
     models: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    fallbacks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # of some of `models`
     unknown_model: Literal["auto", "reject"] = "auto"
 
     def resolve(self, model: str) -> Named | None:
-        """Exact names first, then patterns in order, then `unknown_model`. None = refuse the name."""
-        named = self._builtin(model)
-        if named:
-            return named
-        mapped = self.models.get(model) or next(
-            (to for pattern, to in self.models.items() if fnmatchcase(model, pattern)), None
-        )
-        if mapped is None:
+        """`auto`, names in the map, targets, patterns in the map in order, `unknown_model`. None = refuse the name."""
+        name: str | None = model
+        if model not in self.models or model == "auto":
+            if named := self._builtin(model):
+                return named
+            name = next((pattern for pattern in self.models if fnmatchcase(model, pattern)), None)
+        if name is None:
             return Named(via="unknown_model") if self.unknown_model == "auto" else None
+        mapped, fallback = self.models[name], self.fallbacks.get(name, ())
         if len(mapped) == 1 and (single := self._builtin(mapped[0])):
-            return Named(single.pinned, single.shape, via="models")
-        return Named(pinned=mapped, via="models")
+            return Named(single.pinned, fallback, single.shape, via="models")
+        return Named(mapped, fallback, via="models")
 
     def _builtin(self, model: str) -> Named | None:
         if model == "auto":

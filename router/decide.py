@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from router.affinity import keep_on
 from router.catalog import Catalog, Named, Target
 from router.decision import Candidate, Decision, Rejection
-from router.eligibility import absent, inability, unwell
+from router.eligibility import absent, ejected, inability, unwell
 from router.experiment import split
 from router.explore import explore
 from router.fleet import Fleet, Health
@@ -47,7 +47,8 @@ def decide(query: Query, catalog: Catalog, policy: Policy, fleet: Fleet, now: fl
     names = (query.target,) if query.target else _names(named, by_role or rules.candidates, catalog)
     field = _muster(query, catalog, fleet, names, now)
     is_pinned = named.pinned or query.target
-    spare = () if is_pinned else tuple(name for name in rules.fallback if name not in names)
+    behind = () if query.target else named.fallback if named.pinned else rules.fallback
+    spare = tuple(name for name in behind if name not in names)
     reserve = _muster(query, catalog, fleet, spare, now) if spare else _NOBODY
     if policy.max_ejected < 1.0 and field.resting:
         field.call_back(policy.max_ejected, now)
@@ -66,7 +67,8 @@ def decide(query: Query, catalog: Catalog, policy: Policy, fleet: Fleet, now: fl
         ordered, explored = _explored(ranked, policy, rules, draw)
     fallbacks = [Candidate(target.name, "fallback", None, None) for target, _ in reserve.well]
     order = (*ordered, *fallbacks)
-    if fallbacks and ordered and ordered[0].slo_misses and ordered[0].role in ("candidate", "sticky"):
+    is_free = not is_pinned and ordered and ordered[0].role in ("candidate", "sticky")
+    if fallbacks and is_free and ordered[0].slo_misses:
         outlook = fleet.health(ordered[0].target).outlook(shape, now)
         ahead = relief(ordered[0], outlook, query, shape, rules, reserve.well, output_tokens, now)
         relieving = [it.target for it in ahead]
@@ -121,7 +123,11 @@ class _Field:
 
     def call_back(self, max_ejected: float, now: float) -> None:
         """Those whose rest ends first, where failures took more of them away than may be; one at least may."""
-        away = [entrant for entrant in self.resting if absent(entrant[1], now) is None]
+        away = [
+            entrant
+            for entrant in self.resting
+            if ejected(entrant[1], now) is not None and absent(entrant[1], now) is None
+        ]
         may = max(1, int(max_ejected * (len(self.well) + len(self.resting)) + 1e-9))
         away.sort(key=lambda entrant: entrant[1].breaker.until_s)
         for entrant in away[: max(0, len(away) - may)]:
@@ -149,7 +155,10 @@ def _muster(query: Query, catalog: Catalog, fleet: Fleet, names: tuple[str, ...]
         if inable := inability(query, target, health):
             field.unable.append(Rejection(name, inable))
         elif (
-            health.breaker.until_s or health.engine is not None or health.unreachable_since_s is not None
+            health.breaker.until_s
+            or health.engine is not None
+            or health.unreachable_since_s is not None
+            or health.in_flight >= health.room.limit
         ) and (reason := unwell(health, now)):
             field.resting.append((target, health, reason))
         else:

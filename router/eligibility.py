@@ -41,7 +41,7 @@ def _lacking(query: Query, target: Target) -> list[str]:
 
 def unwell(health: Health, now: float) -> str | None:
     """Why the target gets no traffic just now."""
-    return absent(health, now) or ejected(health, now)
+    return absent(health, now) or ejected(health, now) or full(health, now)
 
 
 def absent(health: Health, now: float) -> str | None:
@@ -51,6 +51,13 @@ def absent(health: Health, now: float) -> str | None:
     gone = health.unreachable_since_s
     if gone is not None and now - gone >= ENGINE_GONE_S:
         return f"engine has not answered for {now - gone:.0f} s"
+    return None
+
+
+def full(health: Health, now: float) -> str | None:
+    """It has shown how many calls at a time it takes."""
+    if health.room.is_full(health.in_flight, now):
+        return f"full: it refused more than {health.room.limit:g} calls at a time"
     return None
 
 

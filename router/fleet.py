@@ -20,6 +20,7 @@ from router.outcome import TIMEOUTS, Outcome
 from router.outlook import ENOUGH_SAMPLES, Outlook, read_out
 from router.policy import ShapePolicy
 from router.retries import RESERVE_OF_ALL_PER_S, HedgeBudget, RetryBudget
+from router.room import Room
 from router.waits import Began, Waits
 
 
@@ -83,6 +84,7 @@ class Health:
     outlooks: dict[str, Outlook] = field(default_factory=dict)
     weighed: dict[str, Weighed] = field(default_factory=dict)  # by shape, the newest
     successes: int = 0  # in a row, of whatever shapes
+    room: Room = field(default_factory=Room)
 
     def of(self, shape: str) -> Learnt:
         learnt = self.learnt.get(shape)
@@ -106,12 +108,16 @@ class Health:
         own = self.of(outcome.shape)
         own.observe(outcome, now, slow)
         if outcome.result == "ok":
+            if call is not None and call.load >= self.room.taken:
+                self.room.taken = call.load + 1
             self.successes += 1
             if own.sums.failed and own.is_surprised_by(self.successes):
                 for each in self.learnt.values():
                     each.forgive()
         elif outcome.is_failure:
             self.successes = 0
+            if outcome.http_status == 429 and call is not None:
+                self.room.refuse(call.load, call.at_s, now)
 
     def absorb(self, shape: str, digest: Digest, now: float) -> None:
         self.waits.absorb(shape, digest, now)

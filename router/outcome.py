@@ -25,9 +25,9 @@ _NO_FAILURE = frozenset({"ok", "client_gone", "busy", "hedge_lost"})
 TIMEOUTS: frozenset[str] = frozenset({"timeout_first_token", "timeout_idle", "timeout_total"})
 # Given up while the first token was awaited.
 NO_FIRST_TOKEN: frozenset[str] = frozenset({"timeout_first_token", "hedge_lost"})
-# The upstream's own trouble, or its view of our account: another target may do better.
+# The upstream's own trouble, or its view of our account: another target may do better, as with all that are no 4xx.
 # Other 4xx are about the request itself and would fail everywhere.
-RETRYABLE_STATUS = frozenset({401, 402, 403, 404, 408, 409, 425, 429, 500, 502, 503, 504, 520, 522, 524, 529})
+RETRYABLE_4XX = frozenset({401, 402, 403, 404, 408, 409, 425, 429})
 
 
 @dataclass(slots=True)
@@ -54,7 +54,8 @@ class Outcome:
     def is_failure(self) -> bool:
         """Trouble of the target's making; a caller's bad request or departure is neither failure nor success."""
         if self.result == "http_error":
-            return self.http_status in RETRYABLE_STATUS
+            status = self.http_status or 0
+            return status in RETRYABLE_4XX or not 400 <= status < 500
         return self.result not in _NO_FAILURE
 
     @property

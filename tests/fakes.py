@@ -98,6 +98,8 @@ class FakeUpstream:
     calls: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     state: dict[str, Any] | None = None  # what it says at `/state`, where an engine says how it does
+    metrics: str | None = None  # its page of metrics, where a server of vLLM or SGLang says how it does
+    models: dict[str, int] | None = None  # the models that it lists, with their lengths of context
     closed_early: int = 0  # connections that the gateway closed before the answer was complete
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
@@ -114,6 +116,13 @@ class FakeUpstream:
     async def tell_state(self, _: web.Request) -> web.StreamResponse:
         return web.json_response(self.state, status=404 if self.state is None else 200)
 
+    async def tell_metrics(self, _: web.Request) -> web.StreamResponse:
+        return web.Response(text=self.metrics, status=404 if self.metrics is None else 200)
+
+    async def list_models(self, _: web.Request) -> web.StreamResponse:
+        listed = [{"id": name, "max_model_len": length} for name, length in (self.models or {}).items()]
+        return web.json_response({"data": listed}, status=404 if self.models is None else 200)
+
 
 @asynccontextmanager
 async def fake_upstream() -> AsyncIterator[FakeUpstream]:
@@ -129,6 +138,8 @@ async def fake_upstream() -> AsyncIterator[FakeUpstream]:
     ):
         app.router.add_post(f"/v1/{path}", fake.handle)
     app.router.add_get("/state", fake.tell_state)
+    app.router.add_get("/metrics", fake.tell_metrics)
+    app.router.add_get("/v1/models", fake.list_models)
     runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.2)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)

@@ -11,6 +11,7 @@ import asyncio
 import json
 import re
 import socket
+import ssl
 import struct
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -117,9 +118,10 @@ class RawUpstream:
 
 
 @asynccontextmanager
-async def raw_upstream(answer: Answer) -> AsyncIterator[RawUpstream]:
+async def raw_upstream(answer: Answer, tls: ssl.SSLContext | None = None) -> AsyncIterator[RawUpstream]:
     upstream = RawUpstream(answer)
-    server = await asyncio.get_running_loop().create_server(lambda: Line(upstream), "127.0.0.1", 0)
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: Line(upstream), "127.0.0.1", 0, ssl=tls)
     upstream.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
     try:
         yield upstream

@@ -37,8 +37,8 @@ class Side:
 
 
 def sides(spending: pd.DataFrame, targets: pd.DataFrame, idle_usd: Mapping[str, float]) -> dict[str, Side]:
-    """Self-hosted are targets of kind engine or with a price of an hour. A side without targets is left out."""
-    is_ours = (targets["kind"] == "engine") | targets["usd_per_hour"].notna()
+    """Self-hosted are targets of a kind that has machines of its own. A side without targets is left out."""
+    is_ours = targets["kind"].isin(["engine", "vllm", "sglang"])
     ours = {*targets.loc[is_ours, "name"]}
     found = {}
     for name, rows in (

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 import uvicorn
-from starlette.applications import Starlette
+from starlette.types import ASGIApp
 
 _STOP_WAIT_S = 5.0
 
@@ -27,7 +27,7 @@ class HttpServer:
         self._server: _SignallessServer | None = None
         self._thread: threading.Thread | None = None
 
-    def start(self, app: Starlette, listener: socket.socket, on_end: Callable[[], None]) -> None:
+    def start(self, app: ASGIApp, listener: socket.socket, on_end: Callable[[], None]) -> None:
         """Accept connections; `on_end` is called in the server's thread when it ends, for whatever reason."""
         config = uvicorn.Config(
             app, access_log=False, log_level="warning", timeout_graceful_shutdown=2, ws="none"

@@ -2,8 +2,9 @@
 
 In: nothing. Out: the library, or a `NativeUnavailable` that says why there is none (no compiler, a build
 that failed, a system other than Linux). The result is kept in the user's cache folder under a name made
-of the sources, the compiler and the processor. Knows nothing of models; see `engine.quantized` and
-`engine.drafters.quantized`.
+of the sources, the compiler and the processor. Where there is no compiler, one that `python -m engine.native.library`
+built ahead serves, on processors with AMX: so do images of containers. Knows nothing of models; see
+`engine.quantized` and `engine.drafters.quantized`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,20 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 _SOURCES = Path(__file__).parent
-_FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-fPIC", "-fno-math-errno")
+_FLAGS = ("-std=c++17", "-O3", "-fopenmp", "-fPIC", "-fno-math-errno")
+_HERE = ("-march=native",)
+_AHEAD = (
+    "-march=x86-64-v4",
+    "-mtune=sapphirerapids",
+    "-mavx512vnni",
+    "-mavx512bf16",
+    "-mamx-tile",
+    "-mamx-int8",
+    "-mamx-bf16",
+)
+# What processors that run it have, in the words of /proc/cpuinfo; none has AMX and lacks the rest of x86-64-v4.
+_AHEAD_NEEDS = {"avx512f", "avx512bw", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_int8", "amx_bf16"}
+_AHEAD_PATH = _SOURCES / "forward-ahead.so"
 _BUILD_LIMIT_S = 120.0  # takes 3 s on two free cores
 
 _Address = ctypes.c_void_p
@@ -155,21 +169,29 @@ def _declare(library: ctypes.CDLL) -> None:
 def _built(openmp: Path) -> Path:
     compiler = shutil.which(os.environ.get("CXX", "g++"))
     if compiler is None:
+        if _AHEAD_PATH.is_file() and set(_processor().split()) >= _AHEAD_NEEDS:
+            return _AHEAD_PATH
         raise NativeUnavailable("there is no C++ compiler: install g++, or name one in CXX")
     folder = _cache_folder()
     path = folder / f"forward-{_key(compiler, openmp)}.so"
     if not path.is_file():
-        _build(compiler, openmp, path)
+        _build(compiler, _HERE, openmp, path)
     return path
 
 
-def _build(compiler: str, openmp: Path, path: Path) -> None:
+def build_ahead() -> None:
+    """Beside the sources, for processors with AMX, whatever this one is. torch must have been imported."""
+    _build(os.environ.get("CXX", "g++"), _AHEAD, _loaded_openmp(), _AHEAD_PATH)
+
+
+def _build(compiler: str, processor: tuple[str, ...], openmp: Path, path: Path) -> None:
     """Compile beside the final place and move the result there, so that no one loads half a file."""
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
         result = Path(scratch) / "forward.so"
         objects = {Path(scratch) / f"{source.stem}.o": source for source in _SOURCES.glob("*.cpp")}
         # Compiled with OpenMP but linked to the one that torch has loaded: two would fight for the cores.
-        steps = [[compiler, *_FLAGS, "-c", str(source), "-o", str(to)] for to, source in objects.items()]
+        flags = [*_FLAGS, *processor]
+        steps = [[compiler, *flags, "-c", str(source), "-o", str(to)] for to, source in objects.items()]
         with ThreadPoolExecutor() as pool:
             list(pool.map(_run, steps))
         _run([compiler, "-shared", "-o", str(result), *map(str, objects), str(openmp)])
@@ -204,7 +226,7 @@ def _key(compiler: str, openmp: Path) -> str:
     for source in sorted(_SOURCES.glob("*.cpp")) + sorted(_SOURCES.glob("*.h")):
         digest.update(source.read_bytes())
     version = subprocess.run([compiler, "--version"], capture_output=True, check=False)
-    digest.update(version.stdout + repr((_FLAGS, str(openmp), _processor())).encode())
+    digest.update(version.stdout + repr((_FLAGS, _HERE, str(openmp), _processor())).encode())
     return digest.hexdigest()[:16]
 
 
@@ -226,3 +248,9 @@ def _loaded_openmp() -> Path:
         if path.name.startswith(("libgomp", "libiomp5", "libomp")):
             return path
     raise NativeUnavailable("this PyTorch was built without OpenMP")
+
+
+if __name__ == "__main__":
+    import torch  # noqa: F401 — its OpenMP is what the library is linked to
+
+    build_ahead()

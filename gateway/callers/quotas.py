@@ -4,26 +4,30 @@ In: keys, the model a call asks for, tokens it may take, the time. Out: `Grant`,
 and when to come back. Calls and tokens a minute are buckets that hold a minute's worth and refill steadily: never
 more than the limit at once, nor more than twice the limit in any minute.
 
-Each worker grants its share, limit ÷ workers, at least one call. Budgets are the caller's over all workers (see
-`callers.spending`): calls stop when what is spent and what is in flight reach the budget.
+Each worker grants from its shares of these limits and of calls at once (see `callers.share`), which all workers and
+gateways divide among each other. Budgets are the caller's over all workers (see `callers.spending`): calls stop when
+what is spent and what is in flight reach the budget.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterator, Mapping
 from fnmatch import translate
 from math import ceil, inf
-from typing import Literal
+from typing import Literal, TypeVar
 from uuid import UUID
 
 from gateway.callers.keys import Key, KeyLimits
+from gateway.callers.share import Places, Share
 from gateway.callers.spending import DAY_S, Spending, Spent, as_date, day_of, month_of
 
 Limit = Literal["models", "requests", "tokens", "parallel", "budget"]
-MINUTE_S = 60.0
+Shared = Literal["requests", "tokens", "parallel"]
 SOON_S = 1.0  # when a place may be free again, which nobody knows
 LONG_S = 60.0  # OpenAI's clients, which try all 429s again, are told not to where it takes longer
 _NUSD_PER_USD = 10**9
+_AnyShare = TypeVar("_AnyShare", bound=Share)
 
 
 class Refused(Exception):
@@ -38,11 +42,13 @@ class Refused(Exception):
 
 
 class Quotas:
-    """One worker's share of all callers' limits, out of `workers` equal ones."""
+    """One worker's shares of all callers' limits, out of `workers` equal ones until more is heard."""
 
     def __init__(self, spending: Spending, workers: int = 1) -> None:
-        self._spending, self._workers = spending, workers
+        self.on_short: Callable[[], None] = lambda: None  # called when a share runs low
+        self._spending, self._workers, self._least_workers = spending, workers, workers
         self._callers: dict[str, _Caller] = {}
+        self._pools: dict[tuple[str, str], tuple[float, float]] = {}
 
     def admit(self, key: Key, model: str, tokens: int, now: float, nusd: int = 0) -> Grant:
         """Leave for one call that asks for `model` and may take so many tokens, input and output, and nano-dollars.
@@ -51,41 +57,71 @@ class Quotas:
         """
         caller = self._callers.get(key.name)
         if caller is None:
-            caller = self._callers[key.name] = _Caller(key.name, self._spending, self._workers)
+            caller = self._callers[key.name] = _Caller(key.name, self._spending)
         if caller.limits is not key.limits:
-            caller.adopt(key.limits, now)
+            caller.adopt(key.limits, self._workers, now, self._tell_short)
+            self._join_pools(caller, now)
         return _FREE if caller.is_free else caller.admit(model, tokens, now, nusd)
+
+    def _tell_short(self) -> None:
+        self.on_short()
+
+    def shares(self) -> Iterator[tuple[str, Shared, Share]]:
+        """All that were ever used here, with the caller's name and the limit."""
+        for caller in self._callers.values():
+            for kind, share in caller.shares.items():
+                yield caller.name, kind, share
+
+    def share_with(self, workers: int) -> None:
+        """So many there are now over all gateways, this one included; those of this gateway count in any case."""
+        workers = max(workers, self._least_workers)
+        if workers != self._workers:
+            self._workers = workers
+            for _, _, share in self.shares():
+                share.share_with(workers)
+
+    def hear(self, pools: Mapping[tuple[str, str], tuple[float, float]], now: float, *, is_all: bool) -> None:
+        """What is left, and what of it nobody holds, of limits in use anywhere, by caller and limit."""
+        self._pools = dict(pools) if is_all else {**self._pools, **pools}
+        for name, _ in pools:
+            if (caller := self._callers.get(name)) is not None:
+                self._join_pools(caller, now)
+
+    def _join_pools(self, caller: _Caller, now: float) -> None:
+        for kind, share in caller.shares.items():
+            pool = self._pools.get((caller.name, kind))
+            if pool is not None and not share.is_pooled:
+                share.join(*pool, now)
 
 
 class Grant:
     """A call's leave to run, and what it holds until it is settled."""
 
-    __slots__ = (
-        *("_caller", "_day", "_nusd", "_requests", "_requests_left"),
-        *("_tokens", "_tokens_left", "_tokens_taken"),
-    )
+    __slots__ = ("_caller", "_day", "_nusd", "_requests_stood", "_tokens", "_tokens_stood", "_tokens_taken")
 
     def __init__(self, caller: _Caller | None, tokens: int = 0, nusd: int = 0, now: float = 0.0) -> None:
         """Takes what `caller` has found to be there; None = a key without limits, of which nothing is kept."""
         self._caller, self._tokens_taken, self._nusd = caller, tokens, nusd
-        self._requests = self._tokens = None
+        self._requests_stood = self._tokens_stood = self._tokens = None
         if caller is None:
             return
         self._day = day_of(now)
         caller.running += 1
         caller.reserved_nusd += nusd
-        self._requests, self._tokens = caller.requests, caller.tokens
-        if self._requests is not None:
-            self._requests.level -= 1.0
-            self._requests_left = self._requests.level
+        if caller.places is not None:
+            caller.places.level -= 1.0
+        if caller.requests is not None:
+            caller.requests.level -= 1.0
+            self._requests_stood = caller.requests, *caller.requests.stands()
+        self._tokens = caller.tokens
         if self._tokens is not None:
             self._tokens.level -= tokens
-            self._tokens_left = self._tokens.level
+            self._tokens_stood = self._tokens, *self._tokens.stands()
 
     def headers(self) -> dict[str, str]:
         """OpenAI's `x-ratelimit-*`, for the limits there are, as they stood when the call was granted."""
-        requests = {} if self._requests is None else self._requests.headers("requests", self._requests_left)
-        tokens = {} if self._tokens is None else self._tokens.headers("tokens", self._tokens_left)
+        requests = {} if self._requests_stood is None else _headers("requests", *self._requests_stood)
+        tokens = {} if self._tokens_stood is None else _headers("tokens", *self._tokens_stood)
         return requests | tokens
 
     def settle(self, tokens: int | None = 0, nusd: int = 0, exchange: UUID | None = None) -> None:
@@ -99,6 +135,8 @@ class Grant:
         if caller is None:
             return
         caller.running -= 1
+        if caller.places is not None:
+            caller.places.give_back(1.0)
         caller.reserved_nusd -= self._nusd
         if self._tokens is not None and tokens is not None:
             self._tokens.give_back(self._tokens_taken - tokens)
@@ -109,73 +147,58 @@ class Grant:
 _FREE = Grant(None)
 
 
-class _Bucket:
-    """Holds up to `size`, refills by `per_s`. Below 0 after a call that used more than it had reserved."""
+def _headers(name: str, share: Share, left: int, full_in_s: float) -> dict[str, str]:
+    return {
+        f"x-ratelimit-limit-{name}": str(share.limit),
+        f"x-ratelimit-remaining-{name}": str(left),
+        f"x-ratelimit-reset-{name}": duration(full_in_s),
+    }
 
-    __slots__ = ("_at", "_workers", "level", "limit", "per_s", "size")
 
-    def __init__(self, limit: int, workers: int, now: float) -> None:
-        self._at, self._workers, self.level = now, workers, inf
-        self.resize(limit)
-
-    def resize(self, limit: int) -> None:
-        """What is in it stays, as far as it fits."""
-        self.limit = limit
-        self.per_s = limit / self._workers / MINUTE_S
-        self.size = max(1.0, limit / self._workers)
-        self.level = min(self.level, self.size)
-
-    def refill(self, now: float) -> None:
-        """A clock that was set back refills nothing until it goes on."""
-        if now > self._at:
-            self.level = min(self.size, self.level + (now - self._at) * self.per_s)
-        self._at = now
-
-    def give_back(self, amount: int) -> None:
-        """Takes some more where `amount` is negative."""
-        self.level = min(self.size, self.level + amount)
-
-    def wait_s(self, needed: float) -> float:
-        return (needed - self.level) / self.per_s
-
-    def headers(self, name: str, level: float) -> dict[str, str]:
-        """In figures of the whole limit, as if all workers' shares stood as this one does."""
-        return {
-            f"x-ratelimit-limit-{name}": str(self.limit),
-            f"x-ratelimit-remaining-{name}": str(min(self.limit, max(0, int(level)) * self._workers)),
-            f"x-ratelimit-reset-{name}": duration((self.size - level) / self.per_s),
-        }
+def _resized(
+    share: _AnyShare | None, limit: int | None, make: Callable[[int], _AnyShare]
+) -> _AnyShare | None:
+    if share is None or limit is None:
+        return None if limit is None else make(limit)
+    share.resize(limit)
+    return share
 
 
 class _Caller:
     """One key's state. What is in flight stays when its limits change."""
 
-    def __init__(self, name: str, spending: Spending, workers: int) -> None:
-        self.name, self.spending, self._workers = name, spending, workers
+    def __init__(self, name: str, spending: Spending) -> None:
+        self.name, self.spending = name, spending
         self.limits = KeyLimits()
-        self.requests: _Bucket | None = None
-        self.tokens: _Bucket | None = None
+        self.requests: Share | None = None
+        self.tokens: Share | None = None
+        self.places: Places | None = None
         self.running = self.reserved_nusd = 0
 
-    def adopt(self, limits: KeyLimits, now: float) -> None:
+    @property
+    def shares(self) -> dict[Shared, Share]:
+        all_three: dict[Shared, Share | None] = {
+            "requests": self.requests,
+            "tokens": self.tokens,
+            "parallel": self.places,
+        }
+        return {kind: share for kind, share in all_three.items() if share is not None}
+
+    def adopt(self, limits: KeyLimits, workers: int, now: float, on_short: Callable[[], None]) -> None:
         self.limits = limits
         self.is_free = limits == KeyLimits()
         self.has_budget = (limits.daily_nusd, limits.monthly_nusd) != (None, None)
         self._daily = inf if limits.daily_nusd is None else limits.daily_nusd
         self._monthly = inf if limits.monthly_nusd is None else limits.monthly_nusd
-        self._parallel = None if limits.parallel is None else max(1, limits.parallel // self._workers)
         patterns = "|".join(translate(pattern) for pattern in limits.allowed_models)
         self._allows = re.compile(patterns).match if patterns else None
-        self.requests = self._bucket(self.requests, limits.rpm, now)
-        self.tokens = self._bucket(self.tokens, limits.tpm, now)
 
-    def _bucket(self, bucket: _Bucket | None, limit: int | None, now: float) -> _Bucket | None:
-        if limit is None:
-            return None
-        if bucket is None:
-            return _Bucket(limit, self._workers, now)
-        bucket.resize(limit)
-        return bucket
+        had_places, of = self.places is not None, (workers, now, on_short)
+        self.requests = _resized(self.requests, limits.rpm, lambda limit: Share(limit, *of))
+        self.tokens = _resized(self.tokens, limits.tpm, lambda limit: Share(limit, *of))
+        self.places = _resized(self.places, limits.parallel, lambda limit: Places(limit, *of))
+        if self.places is not None and not had_places:
+            self.places.give_back(-self.running)
 
     def admit(self, model: str, tokens: int, now: float, nusd: int) -> Grant:
         """Nothing is taken unless all limits agree."""
@@ -185,27 +208,28 @@ class _Caller:
             spent, reserved = self.spending.of(self.name, now), self.reserved_nusd
             if spent.today + reserved >= self._daily or spent.this_month + reserved >= self._monthly:
                 raise self._over_budget(spent, now)
-        if self._parallel is not None and self.running >= self._parallel:
-            message = f"this key has {self.running} calls running and may not have more"
-            raise self._refusal("parallel", message, SOON_S)
+        if self.places is not None:
+            self.places.refill(now)
+            if not self.places.has_room(1.0):
+                message = f"this key may have {self.places.limit} calls running at once, and they are"
+                raise self._refusal("parallel", message, SOON_S)
         if self.requests is not None:
             self.requests.refill(now)
-            if self.requests.level < 1.0:
+            if not self.requests.has_room(1.0):
                 raise self._empty("requests", self.requests, 1.0, "a call")
         if self.tokens is not None:
             self.tokens.refill(now)
             self._check_tokens(self.tokens, tokens)
         return Grant(self, tokens, nusd, now)
 
-    def _check_tokens(self, bucket: _Bucket, tokens: int) -> None:
-        if tokens > bucket.limit:
+    def _check_tokens(self, share: Share, tokens: int) -> None:
+        if tokens > share.limit:
             message = (
-                f"this call may take {tokens} tokens, and the key has {bucket.limit} a minute; shorten it"
+                f"this call may take {tokens} tokens, and the key has {share.limit} a minute; shorten it"
             )
             raise self._refusal("tokens", f"{message}, or lower its output limit", None)
-        needed = min(tokens, bucket.size)  # a share may be too small for a call that the whole limit allows
-        if bucket.level < needed:
-            raise self._empty("tokens", bucket, needed, f"{tokens} tokens")
+        if not share.has_room(tokens):
+            raise self._empty("tokens", share, tokens, f"{tokens} tokens")
 
     def _over_budget(self, spent: Spent, now: float) -> Refused:
         day = day_of(now)
@@ -221,15 +245,17 @@ class _Caller:
         message += f" this {name}; the next {name} begins on {as_date(ends)} (UTC)"
         return self._refusal("budget", message, ends * DAY_S - now)
 
-    def _empty(self, limit: Limit, bucket: _Bucket, needed: float, what: str) -> Refused:
-        wait_s = bucket.wait_s(needed)
-        message = f"this key has {bucket.limit} {limit} a minute and no room for {what} now; try again in "
+    def _empty(self, limit: Limit, share: Share, needed: float, what: str) -> Refused:
+        wait_s = share.wait_s(needed)
+        message = f"this key has {share.limit} {limit} a minute and no room for {what} now; try again in "
         return self._refusal(limit, message + duration(wait_s), wait_s)
 
     def _refusal(self, limit: Limit, message: str, retry_after_s: float | None) -> Refused:
-        requests = {} if self.requests is None else self.requests.headers("requests", self.requests.level)
-        tokens = {} if self.tokens is None else self.tokens.headers("tokens", self.tokens.level)
-        headers = requests | tokens
+        flows = {"requests": self.requests, "tokens": self.tokens}
+        headers: dict[str, str] = {}
+        for name, share in flows.items():
+            if share is not None:
+                headers |= _headers(name, share, *share.stands())
         if retry_after_s is None or retry_after_s > LONG_S:
             headers["x-should-retry"] = "false"
         return Refused(limit, message, retry_after_s, headers)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gateway.cli import bench_runs, options
+from gateway.cli import bench_runs, completion, options
 from gateway.cli.output import Refused, print_json, print_table
 
 if TYPE_CHECKING:
@@ -22,8 +22,8 @@ _HELP = "latest, latest~1, an id or its beginning, a file of --json; MODEL@RUN f
 
 
 def compare(
-    a: Annotated[str, typer.Argument(help=_HELP)],
-    b: Annotated[str, typer.Argument(help="The same.")],
+    a: Annotated[str, typer.Argument(help=_HELP, metavar="A", autocompletion=completion.runs)],
+    b: Annotated[str, typer.Argument(help="The same.", metavar="B", autocompletion=completion.runs)],
     kind: Annotated[str, typer.Option(help=f"What `latest` means: {', '.join(KINDS)}.")] = "models",
     config: options.Config = None,
     data_dir: options.DataDir = options.DATA_DIR,

@@ -36,10 +36,12 @@ def engine(
         str, typer.Option(help="What to compare with, or none.", metavar="NAME,…")
     ] = "transformers,llama.cpp",
     url: Annotated[
-        str | None, typer.Option(help="Of a running engine.", show_default="start one for the benchmark")
+        str | None,
+        typer.Option(help="Of a running engine.", show_default="start one for the benchmark", metavar="URL"),
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="Name, folder or Hugging Face id.", show_default=_AS_CONFIGURED)
+        str | None,
+        typer.Option(help="Name, folder or Hugging Face id.", show_default=_AS_CONFIGURED, metavar="MODEL"),
     ] = None,
     dtype: Annotated[
         str | None, typer.Option(help="Number format of our engine.", show_default=_AS_CONFIGURED)

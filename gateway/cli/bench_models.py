@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gateway.cli import bench_compare, bench_runs, options, running
+from gateway.cli import bench_compare, bench_runs, completion, options, running
 from gateway.cli.output import Refused, leave, print_error, print_json, print_table
-from gateway.config.variables import API_KEY_VARIABLE
 
 if TYPE_CHECKING:
     from gateway.bench.models import Plan
@@ -26,7 +25,12 @@ if TYPE_CHECKING:
 
 
 def models(
-    names: Annotated[list[str], typer.Argument(metavar="MODEL…", help="Model names: auto, a target, …")],
+    names: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL…", help="Model names: auto, a target, …", autocompletion=completion.models
+        ),
+    ],
     runs: Annotated[int, typer.Option(min=1, max=10_000, help="Calls per model, the prompts in turn.")] = 30,
     prompt: Annotated[str | None, typer.Option(help="One prompt for every call.")] = None,
     prompts: Annotated[
@@ -58,12 +62,8 @@ def models(
         ),
     ] = None,
     plot: Annotated[Path | None, typer.Option(metavar="FILE.svg", help="Draw the figures.")] = None,
-    url: Annotated[
-        str | None, typer.Option(help="Of the gateway.", show_default="host and port of sparkgate.yaml")
-    ] = None,
-    api_key: Annotated[
-        str | None, typer.Option(help=f"Default: {API_KEY_VARIABLE}, else the first key.")
-    ] = None,
+    url: options.Url = None,
+    api_key: options.ApiKey = None,
     config: options.Config = None,
     data_dir: options.DataDir = options.DATA_DIR,
     as_json: options.Json = False,

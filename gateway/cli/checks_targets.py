@@ -6,6 +6,7 @@ ours. Each target is asked for its list of models, which costs nothing; targets 
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,16 @@ from urllib.parse import urlsplit
 import httpx
 
 from gateway.cli.checks_data import Check
-from gateway.config.deployment import AnthropicTarget, AnyTarget, Deployment, EngineTarget, OpenAITarget
+from gateway.config.deployment import (
+    AnthropicTarget,
+    AnyTarget,
+    Deployment,
+    EngineTarget,
+    OpenAITarget,
+    ServerTarget,
+)
+from gateway.config.variables import ENGINE_KEY_VARIABLE
+from gateway.upstreams import server_metrics
 
 ANSWER_WITHIN_S = 3.0
 ENDPOINTS = ("/chat/completions", "/completions", "/embeddings", "/messages", "/models", "/responses")
@@ -29,13 +39,22 @@ class Answer(NamedTuple):
 
 def ask(deployment: Deployment, disabled: Mapping[str, str], own_engine_port: int) -> list[Answer]:
     """All targets with an address at once; the engine that is started here is looked at with its port."""
-    asked = [
+    others = [
         target
         for target in deployment.targets
         if target.name not in disabled and not _is_own(target, own_engine_port)
     ]
+    loops = [target for target in others if _is_gateway(target, deployment)]
+    said = "is this gateway itself: each call would come back and be sent once more, without end"
+    found = [Answer(Check(f"target {target.name}", "wrong", f"its address {said}")) for target in loops]
     with ThreadPoolExecutor(max_workers=16) as pool:
-        return [answer for answer in pool.map(_answer, asked) if answer is not None]
+        answers = pool.map(_answer, [target for target in others if target not in loops])
+        return found + [answer for answer in answers if answer is not None]
+
+
+def _is_gateway(target: AnyTarget, deployment: Deployment) -> bool:
+    at = urlsplit(str(getattr(target, "base_url", None) or getattr(target, "url", "")))
+    return at.port == deployment.port and at.hostname in ("127.0.0.1", "localhost", "::1", deployment.host)
 
 
 def _is_own(target: AnyTarget, own_engine_port: int) -> bool:
@@ -44,8 +63,13 @@ def _is_own(target: AnyTarget, own_engine_port: int) -> bool:
 
 def _answer(target: AnyTarget) -> Answer | None:
     name = f"target {target.name}"
+    if mistake := _mispasted(getattr(target, "api_key", None)):
+        return Answer(Check(name, "wrong", mistake))
     if isinstance(target, EngineTarget):
-        base, headers = target.url, {}
+        key = os.environ.get(ENGINE_KEY_VARIABLE)
+        base, headers = target.url, {"authorization": f"Bearer {key}"} if key else {}
+    elif isinstance(target, ServerTarget):
+        base, headers = target.url.removesuffix("/v1"), _key_headers(target)
     elif isinstance(target, OpenAITarget | AnthropicTarget):
         if mistake := _misspelt(target.base_url):
             return Answer(Check(name, "wrong", mistake))
@@ -59,7 +83,24 @@ def _answer(target: AnyTarget) -> Answer | None:
         return Answer(
             Check(name, "note", f"{base} cannot be reached ({said}): calls go to other targets meanwhile")
         )
-    return Answer(_judged(name, target.model, base, answer), _ahead_s(answer))
+    check = _judged(name, target.model, base, answer)
+    if isinstance(target, ServerTarget) and check.state == "ok":
+        check = _told(target, base, check)
+    return Answer(check, _ahead_s(answer))
+
+
+def _told(target: ServerTarget, base: str, check: Check) -> Check:
+    """Whether the server tells of its load: without that it works, and is routed to by its latencies alone."""
+    try:
+        page = httpx.get(f"{base}/metrics", timeout=ANSWER_WITHIN_S, trust_env=False)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        said = str(error) or type(error).__name__
+    else:
+        if page.is_success and server_metrics.read(target.kind, page.text):
+            return check
+        said = "no figures of its kind" if page.is_success else f"status {page.status_code}"
+    hint = "; start SGLang with --enable-metrics" if target.kind == "sglang" else ""
+    return Check(check.name, "note", f"{base}/metrics: {said}, so that its load is not known{hint}")
 
 
 def _misspelt(base_url: str) -> str | None:
@@ -72,7 +113,14 @@ def _misspelt(base_url: str) -> str | None:
     return None
 
 
-def _key_headers(target: OpenAITarget | AnthropicTarget) -> dict[str, str]:
+def _mispasted(key: str | None) -> str | None:
+    """A key that was copied together with what stood around it."""
+    if key is None or (key.isprintable() and not set(key) & set(" \"'")):
+        return None
+    return "its api_key has a quote, a space or a line break in it: set the variable again, to the key alone"
+
+
+def _key_headers(target: OpenAITarget | AnthropicTarget | ServerTarget) -> dict[str, str]:
     if target.api_key is None:
         return {}
     if target.kind == "anthropic":

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from gateway.cli import options
+from gateway.cli.manual import BOTH_FILES, NOTHING, manual
 from gateway.cli.output import leave, print_json, print_table
 
 if TYPE_CHECKING:
@@ -20,7 +21,14 @@ _COLOURS = {"ok": "green", "note": "yellow", "wrong": "red"}
 
 
 def register(app: typer.Typer) -> None:
-    app.command("doctor")(doctor)
+    about = manual(
+        "sparkgate doctor",
+        "sparkgate doctor --json",
+        reads=f"{BOTH_FILES}; the data directory, the database, the ports, and each target's list of models",
+        writes=NOTHING,
+        exits={0: "nothing is wrong", 1: "something is"},
+    )
+    app.command("doctor", epilog=about)(doctor)
 
 
 def doctor(
@@ -29,9 +37,10 @@ def doctor(
     data_dir: options.DataDir = options.DATA_DIR,
     as_json: options.Json = False,
 ) -> None:
-    """Check machine, files, targets, database, disk, ports and what runs; exit code 1 if something is wrong.
+    """Check machine, files, targets, database, disk, ports and what runs, and say what to do.
 
-    Every target with an address is asked for its list of models, once.
+    Every target with an address is asked for its list of models, once. `note` works but is worth knowing, `wrong`
+    stands in the way.
     """
     from gateway.cli.checks import all_checks
 

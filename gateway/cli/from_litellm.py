@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from math import inf
 from typing import Any, TypeGuard
@@ -84,18 +85,14 @@ class _Work:
         self.values, self.account, self.secrets, self.listed = values, account, secrets, listed
         self.groups: dict[str, list[str]] = {}
         self.fallbacks = self._fallbacks()
-        self.main = next(iter(self.fallbacks), None)
         self.targets = list(self._targets())
-        self._account_of_fallbacks()
 
     def deployment(self) -> dict[str, Any]:
-        models: dict[str, Any] = {
-            group: names if len(names) > 1 else names[0]
+        models = {
+            group: self._meaning(group, names)
             for group, names in self.groups.items()
-            if names != [group] and group != self.main
+            if names != [group] or self._behind(group)
         }
-        if self.main in self.groups:
-            models[str(self.main)] = "auto"
         for at, settings in self._settings("router_settings"):
             models |= self._aliases(at, settings, models)
         self._account_of_general()
@@ -129,12 +126,12 @@ class _Work:
                 here = "policy.yaml: defaults.retries.max, where tries at other targets count too"
                 self.account.tell((*at, "num_retries"), "taken", here)
             self._cache(at, settings, defaults)
-        if self.main in self.groups:
-            defaults |= self._chain()
         if deadlines:
             defaults["timeouts"] = _fitting(deadlines)
-        others = max((len(names) for names in self.groups.values()), default=1) - 1
-        others = max(others, len(defaults.get("candidates", ())) + len(defaults.get("fallback", ())) - 1)
+        others = (
+            max((len(names) + len(self._behind(group)) for group, names in self.groups.items()), default=1)
+            - 1
+        )
         if retries is not None or others > Retries().max:
             defaults["retries"] = {"max": min(MOST_RETRIES, (retries or 0) + others)}
         return {"version": 1, "defaults": defaults} if defaults else {"version": 1}
@@ -148,7 +145,7 @@ class _Work:
         listed = [
             (index, given) for index, given in enumerate(self.values["model_list"]) if isinstance(given, dict)
         ]
-        names = _Names([str(given.get("model_name", "")) for _, given in listed], self.main)
+        names = _Names([str(given.get("model_name", "")) for _, given in listed])
         for index, given in listed:
             at: KeyPath = ("model_list", index)
             group = str(given.get("model_name", ""))
@@ -190,38 +187,36 @@ class _Work:
         return params
 
     def _fallbacks(self) -> dict[str, list[str]]:
-        """By model name, those it falls back to; for all names where it says so. One with targets first."""
+        """By model name, those it falls back to: its own before those of all names."""
         known = [
             str(given.get("model_name")) for given in self.values["model_list"] if isinstance(given, dict)
         ]
         found: dict[str, list[str]] = {}
-        for _, settings in [*self._settings("router_settings"), *self._settings("litellm_settings")]:
-            listed = settings.get("fallbacks")
+        of_all: list[str] = []
+        for at, settings in [*self._settings("router_settings"), *self._settings("litellm_settings")]:
+            listed, default = settings.get("fallbacks"), settings.get("default_fallbacks")
+            of_all += default if isinstance(default, list) else []
             for entry in listed if isinstance(listed, list) else ():
                 for name, to in entry.items() if isinstance(entry, dict) else ():
-                    if isinstance(to, list) and str(name) in known:
-                        found.setdefault(str(name), [one for one in to if one in known and one != name])
-            default = settings.get("default_fallbacks")
-            if isinstance(default, list) and known:
-                for name in dict.fromkeys(known):
-                    found.setdefault(name, [one for one in default if one in known and one != name])
-        return {name: to for name, to in found.items() if to and not re.search(r"[*?\[]", name)}
+                    if isinstance(to, list) and name in known:
+                        found.setdefault(name, to)
+                    elif isinstance(to, list) and name == "*":
+                        of_all += to
+            for key in {"fallbacks", "default_fallbacks"} & settings.keys():
+                self.account.tell((*at, key), "taken", "sparkgate.yaml: models.<name>.fallback")
+        found = {name: found.get(name, of_all) for name in dict.fromkeys(known)}
+        others = {name: [one for one in to if one in known and one != name] for name, to in found.items()}
+        return {name: to for name, to in others.items() if to}
 
-    def _account_of_fallbacks(self) -> None:
-        """Fallbacks belong to policies here, so one model name can have its own: that of the first."""
-        others = [name for name in self.fallbacks if name != self.main]
-        here = f"policy.yaml: defaults.candidates and fallback, for {self.main}"
-        if others:
-            here += f"; pinned names have none, so NOT for {', '.join(others)}: give one name several targets instead"
-        for at, settings in [*self._settings("router_settings"), *self._settings("litellm_settings")]:
-            for key in ("fallbacks", "default_fallbacks"):
-                if key in settings and self.fallbacks:
-                    self.account.tell((*at, key), "taken", here)
+    def _behind(self, group: str) -> list[str]:
+        """The targets of the names it falls back to."""
+        names = [name for other in self.fallbacks.get(group, ()) for name in self.groups.get(other, ())]
+        return list(dict.fromkeys(names))
 
-    def _chain(self) -> dict[str, Any]:
-        assert self.main is not None
-        fallback = [name for group in self.fallbacks[self.main] for name in self.groups.get(group, ())]
-        return {"candidates": self.groups[self.main], "fallback": list(dict.fromkeys(fallback))}
+    def _meaning(self, group: str, names: list[str]) -> str | list[str] | dict[str, list[str]]:
+        if fallback := self._behind(group):
+            return {"targets": list(names), "fallback": fallback}
+        return list(names) if len(names) > 1 else names[0]
 
     def _aliases(self, at: KeyPath, settings: Mapping[str, Any], models: Mapping[str, Any]) -> dict[str, Any]:
         aliases = settings.get("model_group_alias")
@@ -232,7 +227,7 @@ class _Work:
             if group not in self.groups:
                 self.account.tell(path, "nothing", "left out: no target answers to the name it stands for")
             elif str(alias) not in self.groups:
-                found[str(alias)] = models.get(group, group)
+                found[str(alias)] = deepcopy(models.get(group, group))  # written out, not as a YAML alias
                 self.account.tell(path, "taken", "sparkgate.yaml: models")
         return found
 
@@ -266,9 +261,8 @@ class _Work:
 class _Names:
     """Names for targets: the model name where only one deployment has it, else with its provider or a number."""
 
-    def __init__(self, groups: list[str], main: str | None) -> None:
+    def __init__(self, groups: list[str]) -> None:
         self._counts = {group: groups.count(group) for group in groups}
-        self._main = main
         self._taken = {group for group in groups if self._counts[group] == 1 and self._fits(group)} | {"auto"}
 
     def of(self, group: str, provider: str) -> str:
@@ -285,8 +279,7 @@ class _Names:
         return name
 
     def _fits(self, group: str) -> bool:
-        """The name that leads to `auto` cannot be a target's: it would pin it."""
-        return bool(re.fullmatch(NAME_PATTERN, group)) and group not in ("auto", self._main)
+        return bool(re.fullmatch(NAME_PATTERN, group)) and group != "auto"
 
 
 def _is_span(value: Any) -> TypeGuard[float]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gateway.cli import options
+from gateway.cli.manual import manual
 from gateway.cli.output import Refused, print_json, print_table
 
 if TYPE_CHECKING:
@@ -27,7 +28,13 @@ FromLitellm = Annotated[
 
 
 def register(app: typer.Typer) -> None:
-    app.command("init")(init)
+    about = manual(
+        "sparkgate init",
+        "sparkgate init --from-litellm config.yaml",
+        reads="the file of --from-litellm",
+        writes="sparkgate.yaml and policy.yaml, each only where there is none",
+    )
+    app.command("init", epilog=about)(init)
 
 
 def init(

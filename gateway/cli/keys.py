@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
 import typer
 
-from gateway.cli import options
+from gateway.cli import completion, options
 from gateway.cli.database import ask
+from gateway.cli.manual import LEDGER, NOTHING, manual
 from gateway.cli.output import Refused, print_json, print_table
 
 if TYPE_CHECKING:
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 NONE = "none"
-Name = Annotated[str, typer.Argument(help="The caller's name in the ledger.", metavar="NAME")]
+_NAME = "The caller's name in the ledger."
+Name = Annotated[str, typer.Argument(help=_NAME, metavar="NAME")]
+ItsName = Annotated[str, typer.Argument(help=_NAME, metavar="NAME", autocompletion=completion.keys)]
 Models = Annotated[
     list[str] | None,
     typer.Option(help="Model names it may ask for: shell patterns, several with commas.", metavar="PATTERNS"),
@@ -52,10 +55,28 @@ class ScopeOption(StrEnum):
 
 def register(app: typer.Typer) -> None:
     keys = typer.Typer(help="API keys of callers.", no_args_is_help=True)
-    keys.command("create")(create)
-    keys.command("set")(set_terms)
-    keys.command("list")(list_keys)
-    keys.command("revoke")(revoke)
+    about = manual(
+        "sparkgate keys create web",
+        "sparkgate keys create web --rpm 600 --daily-usd 20 --models 'auto*' --expires 90d",
+        "sparkgate keys create ops --scope admin",
+        reads=LEDGER,
+        writes="the database; the key's plain text goes to stdout and is kept nowhere",
+    )
+    keys.command("create", epilog=about)(create)
+    about = manual(
+        "sparkgate keys set web --rpm 1200 --daily-usd none",
+        reads=LEDGER,
+        writes="the database; in force on every gateway within 3 s",
+    )
+    keys.command("set", epilog=about)(set_terms)
+    about = manual("sparkgate keys list", "sparkgate keys list --json", reads=LEDGER, writes=NOTHING)
+    keys.command("list", epilog=about)(list_keys)
+    about = manual(
+        "sparkgate keys revoke web",
+        reads=LEDGER,
+        writes="the database; refused on every gateway within 3 s",
+    )
+    keys.command("revoke", epilog=about)(revoke)
     app.add_typer(keys, name="keys")
 
 
@@ -90,7 +111,7 @@ def create(
 
 
 def set_terms(
-    name: Name,
+    name: ItsName,
     models: Models = None,
     rpm: Rpm = None,
     tpm: Tpm = None,
@@ -127,7 +148,7 @@ def list_keys(
 
 
 def revoke(
-    name: Name,
+    name: ItsName,
     config: options.Config = None,
     data_dir: options.DataDir = options.DATA_DIR,
     as_json: options.Json = False,

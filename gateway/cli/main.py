@@ -9,28 +9,52 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Annotated
 
 import typer
 
 from gateway.cli import bench, db, doctor, drafter, init, keys, policy, processes, schema, tasks, up
 from gateway.cli.errors import message_of
-from gateway.cli.output import Refused, print_error
+from gateway.cli.output import Refused, leave, print_error
 
 TRACEBACK_VARIABLE = "SPARKGATE_TRACEBACK"
+_EPILOG = f"""\
+Exit codes: 0 done; 1 a check found something; 2 refused, with the reason on stderr; 70 a fault of sparkgate
+({TRACEBACK_VARIABLE}=1 shows where); 130 interrupted.
+Values given here win over sparkgate.yaml and policy.yaml, which `sparkgate init` writes. When something is wrong:
+`sparkgate doctor`. Each command has --help with examples, and --json where it prints data."""
 _COMMANDS = (up, processes, init, keys, policy, tasks, db, schema, doctor, bench, drafter)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"sparkgate {version('sparkgate')}")
+        leave(0)
 
 
 def build_app() -> typer.Typer:
     app = typer.Typer(
         name="sparkgate",
-        help="A model-routing API gateway with latency-aware routing. Start everything with `sparkgate up`.",
+        epilog=_EPILOG,
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
+    app.callback()(_root)
     for command in _COMMANDS:
         command.register(app)
     return app
+
+
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version and end.", is_eager=True, callback=_print_version),
+    ] = False,
+) -> None:
+    """A model-routing API gateway with latency-aware routing. Start everything with `sparkgate up`."""
 
 
 def main() -> None:

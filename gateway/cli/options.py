@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gateway.config.variables import DATABASE_URL_VARIABLE
+from gateway.config.variables import API_KEY_VARIABLE, DATABASE_URL_VARIABLE
 
 if TYPE_CHECKING:
     from gateway.config.load import LoadedDeployment
@@ -26,6 +26,19 @@ Policy = Annotated[
     Path | None, typer.Option("--policy", help="How to choose.", show_default="policy.yaml", metavar="FILE")
 ]
 DataDir = Annotated[Path, typer.Option("--data-dir", help="Database, spool, models, logs.", metavar="DIR")]
+Url = Annotated[
+    str | None,
+    typer.Option("--url", help="Of the gateway.", show_default="host and port of the file", metavar="URL"),
+]
+ApiKey = Annotated[
+    str | None,
+    typer.Option(
+        "--api-key",
+        help="To call the gateway with.",
+        show_default=f"{API_KEY_VARIABLE}, or the first key",
+        metavar="KEY",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 

@@ -13,20 +13,60 @@ from typing import Annotated
 import typer
 
 from gateway.cli import options, policy_explain, policy_replay, policy_versions, price_notes
+from gateway.cli.manual import BOTH_FILES, FILES, LEDGER, NOTHING, manual
 from gateway.cli.output import leave, print_error, print_json
 from gateway.cli.policy_files import Checked, check_files
 
 
 def register(app: typer.Typer) -> None:
     policy = typer.Typer(help="Routing policies: check, explain, replay, versions.", no_args_is_help=True)
-    policy.command("check")(check)
-    policy.command("explain")(policy_explain.explain)
-    policy.command("replay")(policy_replay.replay)
-    policy.command("versions")(policy_versions.versions)
-    policy.command("show")(policy_versions.show)
-    policy.command("diff")(policy_versions.diff)
-    policy.command("publish")(policy_versions.publish)
-    policy.command("rollback")(policy_versions.rollback)
+    about = manual(
+        "sparkgate policy check",
+        "sparkgate policy check new.yaml --json",
+        reads=BOTH_FILES,
+        writes=NOTHING,
+        exits={0: "both files are right", 1: "a mistake was found"},
+    )
+    policy.command("check", epilog=about)(check)
+    about = manual(
+        "sparkgate policy explain request.json",
+        "sparkgate policy explain --model auto --tools --input-tokens 5000",
+        "sparkgate policy explain request.json --policy new.yaml --json",
+        reads=f"the request; the running gateway, or where none answers {BOTH_FILES}",
+        writes="nothing; the request is sent to no target",
+    )
+    policy.command("explain", epilog=about)(policy_explain.explain)
+    about = manual(
+        "sparkgate policy replay --policy new.yaml --since 24h",
+        reads=f"the policy to try; {LEDGER}",
+        writes="the picture of --plot",
+    )
+    policy.command("replay", epilog=about)(policy_replay.replay)
+    about = manual("sparkgate policy versions --limit 5", reads=LEDGER, writes=NOTHING)
+    policy.command("versions", epilog=about)(policy_versions.versions)
+    about = manual(
+        "sparkgate policy show", "sparkgate policy show 56cb > old.yaml", reads=LEDGER, writes=NOTHING
+    )
+    policy.command("show", epilog=about)(policy_versions.show)
+    about = manual(
+        "sparkgate policy diff 56cb    # what has changed since then",
+        "sparkgate policy diff 56cb ab56",
+        reads=LEDGER,
+        writes=NOTHING,
+    )
+    policy.command("diff", epilog=about)(policy_versions.diff)
+    about = manual(
+        "sparkgate policy publish new.yaml",
+        reads=f"the policy; {FILES}",
+        writes="a version in the database, in force on every gateway within 3 s",
+    )
+    policy.command("publish", epilog=about)(policy_versions.publish)
+    about = manual(
+        "sparkgate policy rollback 56cb",
+        reads=LEDGER,
+        writes="a version in the database, in force on every gateway within 3 s; policy.yaml stays as it is",
+    )
+    policy.command("rollback", epilog=about)(policy_versions.rollback)
     app.add_typer(policy, name="policy")
 
 

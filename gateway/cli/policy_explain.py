@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gateway.cli import options
+from gateway.cli import completion, options
 from gateway.cli.output import Refused, print_error, print_fields, print_json, print_table
 from gateway.cli.policy_files import check_files, priced_catalog
 
@@ -45,8 +45,6 @@ _PLAIN: dict[str, Any] = {
     "has_images": False,
     "wants_json": False,
 }
-Text = Annotated[str | None, typer.Option()]
-Pairs = Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="May be given several times.")]
 
 
 def explain(
@@ -58,31 +56,46 @@ def explain(
         ),
     ] = None,
     endpoint: Annotated[str, typer.Option(help="The API it is sent to.")] = "/v1/chat/completions",
-    header: Pairs = None,
-    caller: Annotated[str, typer.Option(help="Name of the API key.")] = "",
-    model: Annotated[str, typer.Option(help="As the app writes it.")] = "auto",
-    shape: Annotated[str | None, typer.Option(help="Declared by the caller.")] = None,
-    workflow: Text = None,
-    metadata: Pairs = None,
-    input_tokens: Annotated[int, typer.Option(min=0)] = 100,
-    max_output_tokens: Annotated[int | None, typer.Option(min=1)] = None,
-    stream: Annotated[bool, typer.Option("--stream/--no-stream")] = True,
+    header: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="Of the request; may be given several times."),
+    ] = None,
+    caller: Annotated[
+        str, typer.Option(help="Name of the API key.", metavar="NAME", autocompletion=completion.keys)
+    ] = "",
+    model: Annotated[
+        str, typer.Option(help="As the app writes it.", metavar="MODEL", autocompletion=completion.models)
+    ] = "auto",
+    shape: Annotated[
+        str | None,
+        typer.Option(
+            help="Task shape that the caller declares.", metavar="SHAPE", autocompletion=completion.shapes
+        ),
+    ] = None,
+    workflow: Annotated[str | None, typer.Option(help="As in X-Workflow.", metavar="NAME")] = None,
+    metadata: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="Of the body; may be given several times.")
+    ] = None,
+    input_tokens: Annotated[int, typer.Option(min=0, help="Length of the input.")] = 100,
+    max_output_tokens: Annotated[int | None, typer.Option(min=1, help="As the app limits it.")] = None,
+    stream: Annotated[
+        bool, typer.Option("--stream/--no-stream", help="Whether the answer is streamed.")
+    ] = True,
     tools: Annotated[bool, typer.Option("--tools", help="Tools are offered.")] = False,
     images: Annotated[bool, typer.Option("--images", help="Images are among the messages.")] = False,
     json_answer: Annotated[bool, typer.Option("--json-answer", help="A JSON answer is asked for.")] = False,
     draw: Annotated[float, typer.Option(min=0, max=1, help="Below the exploration share: explore.")] = 1.0,
-    url: Annotated[
-        str | None, typer.Option(help="Of the gateway.", show_default="host and port of sparkgate.yaml")
-    ] = None,
-    api_key: Annotated[
-        str | None, typer.Option(help="Of scope admin.", show_default="SPARKGATE_API_KEY, or the first key")
-    ] = None,
+    url: options.Url = None,
+    api_key: options.ApiKey = None,
     config: options.Config = None,
     policy: options.Policy = None,
     data_dir: options.DataDir = options.DATA_DIR,
     as_json: options.Json = False,
 ) -> None:
-    """Say where a call would go, and why. --policy tries a policy that is not published."""
+    """Say where a call would go, and why.
+
+    --policy tries a policy that is not published. The key has to be of scope admin.
+    """
     body: dict[str, Any] = {
         "endpoint": endpoint,
         "headers": _pairs("--header", header),

@@ -12,14 +12,28 @@ from typing import Annotated, Any
 
 import typer
 
-from gateway.cli import options
+from gateway.cli import completion, options
 from gateway.cli.database import ask
 from gateway.cli.output import print_error, print_json, print_table
 from gateway.cli.policy_files import check_files
 
 SOURCE = "cli"
 Version = Annotated[
-    str, typer.Argument(metavar="HASH|ID", help="As `policy versions` lists it; a hash may be cut short.")
+    str,
+    typer.Argument(
+        metavar="HASH|ID",
+        help="As `policy versions` lists it; a hash may be cut short.",
+        autocompletion=completion.versions,
+    ),
+]
+OrInForce = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="HASH|ID",
+        help="Left out: the version in force.",
+        show_default=False,
+        autocompletion=completion.versions,
+    ),
 ]
 
 
@@ -50,10 +64,7 @@ def versions(
 
 
 def show(
-    version: Annotated[
-        str | None,
-        typer.Argument(metavar="HASH|ID", help="Left out: the version in force.", show_default=False),
-    ] = None,
+    version: OrInForce = None,
     config: options.Config = None,
     data_dir: options.DataDir = options.DATA_DIR,
     as_json: options.Json = False,
@@ -71,17 +82,19 @@ def show(
 
 def diff(
     old: Version,
-    new: Annotated[
-        str | None,
-        typer.Argument(metavar="HASH|ID", help="Left out: the version in force.", show_default=False),
-    ] = None,
+    new: OrInForce = None,
     config: options.Config = None,
     data_dir: options.DataDir = options.DATA_DIR,
+    as_json: options.Json = False,
 ) -> None:
     """Print what differs between two versions, as a unified diff."""
     one, other = (_stored(which, config, data_dir) for which in (old, new))
-    lines = one["yaml"].splitlines(), other["yaml"].splitlines()
-    for line in unified_diff(*lines, fromfile=one["hash"], tofile=other["hash"], lineterm=""):
+    texts = one["yaml"].splitlines(), other["yaml"].splitlines()
+    lines = list(unified_diff(*texts, fromfile=one["hash"], tofile=other["hash"], lineterm=""))
+    if as_json:
+        print_json({"old": one["hash"], "new": other["hash"], "diff": lines})
+        return
+    for line in lines:
         typer.echo(line)
 
 

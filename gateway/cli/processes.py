@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from gateway.cli import options
+from gateway.cli.manual import BOTH_FILES, FILES, manual
 from gateway.cli.up import Host, Port, Workers
 from gateway.config.variables import GATEWAY_URL_VARIABLE, SIGN_IN_VARIABLE
 
@@ -18,9 +19,26 @@ PartHost = Annotated[str, typer.Option("--host", help="Address to listen on.")]
 
 
 def register(app: typer.Typer) -> None:
-    app.command("gateway")(gateway)
-    app.command("engine")(engine)
-    app.command("dashboard")(dashboard)
+    about = manual(
+        "SPARKGATE_DATABASE_URL=postgresql://sparkgate@db/sparkgate sparkgate gateway --workers 4",
+        reads=f"{BOTH_FILES}; a database with the tables of this version (`sparkgate db upgrade`)",
+        writes="the data directory: spool/, logs/, run/; the ledger's database",
+        exits={0: "stopped as asked", 1: "a worker or the drain could not be started"},
+    )
+    app.command("gateway", epilog=about)(gateway)
+    about = manual(
+        "sparkgate engine",
+        "SPARKGATE_ENGINE_KEY=… sparkgate engine --host 0.0.0.0    # for gateways on other machines, with the same key",
+        reads=f"{FILES} (its `engine` part); SPARKGATE_ENGINE_KEY, needed beyond loopback",
+        writes="the data directory: models/, run/",
+    )
+    app.command("engine", epilog=about)(engine)
+    about = manual(
+        "sparkgate dashboard --port 8501",
+        reads=f"{FILES}; the ledger's database; SPARKGATE_URL, SPARKGATE_ADMIN_URL and SPARKGATE_SIGN_IN",
+        writes="nothing; policies are published by the gateway",
+    )
+    app.command("dashboard", epilog=about)(dashboard)
 
 
 def gateway(
@@ -43,7 +61,10 @@ def engine(
     config: options.Config = None,
     data_dir: options.DataDir = options.DATA_DIR,
     host: PartHost = "127.0.0.1",
-    port: Annotated[int | None, typer.Option(help="Default: engine_port.", min=1, max=65535)] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(help="Of the engine.", min=1, max=65535, show_default="engine_port of the file"),
+    ] = None,
 ) -> None:
     """Run the inference engine, with the model and settings of sparkgate.yaml."""
     from gateway.supervise.options import Options, make_plan
@@ -58,7 +79,10 @@ def dashboard(
     config: options.Config = None,
     data_dir: options.DataDir = options.DATA_DIR,
     host: PartHost = "127.0.0.1",
-    port: Annotated[int | None, typer.Option(help="Default: dashboard_port.", min=1, max=65535)] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(help="Of the dashboard.", min=1, max=65535, show_default="dashboard_port of the file"),
+    ] = None,
 ) -> None:
     """Run the dashboard. Who reaches it from another machine signs in with an API key of scope admin or read."""
     from gateway.ledger.database import resolve_url

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from gateway.cli.manual import NOTHING, manual
 from gateway.cli.output import print_json
 
 
@@ -16,7 +17,8 @@ class File(StrEnum):
 
 
 def register(app: typer.Typer) -> None:
-    app.command("schema")(schema)
+    about = manual("sparkgate schema policy > policy.schema.json", reads=NOTHING, writes=NOTHING)
+    app.command("schema", epilog=about)(schema)
 
 
 def schema(file: Annotated[File, typer.Argument(help="sparkgate.yaml or policy.yaml.")]) -> None:

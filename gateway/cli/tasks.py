@@ -10,8 +10,9 @@ from typing import Annotated
 
 import typer
 
-from gateway.cli import options, running
+from gateway.cli import completion, options, running
 from gateway.cli.database import ask
+from gateway.cli.manual import FILES, LEDGER, NOTHING, manual
 from gateway.cli.output import Refused, print_fields, print_json, print_table
 
 ANSWER_WITHIN_S = 10.0
@@ -26,9 +27,19 @@ LISTED = (
     "cost_usd",
     "first_seen_at",
 )
-Caller = Annotated[str | None, typer.Option(help="Name of an API key; left out: of all.")]
+Caller = Annotated[
+    str | None,
+    typer.Option(
+        help="Name of an API key; left out: of all.", metavar="NAME", autocompletion=completion.keys
+    ),
+]
 TaskId = Annotated[
-    str, typer.Argument(metavar="TASK_ID", help="As in X-Task-Id, or the request id of one of its calls.")
+    str,
+    typer.Argument(
+        metavar="TASK_ID",
+        help="As in X-Task-Id, or the request id of one of its calls.",
+        autocompletion=completion.tasks,
+    ),
 ]
 
 
@@ -40,15 +51,31 @@ class Status(StrEnum):
 
 def register(app: typer.Typer) -> None:
     tasks = typer.Typer(help="Tasks: units of work of one or many calls.", no_args_is_help=True)
-    tasks.command("list")(list_tasks)
-    tasks.command("show")(show)
-    tasks.command("outcome")(outcome)
+    about = manual(
+        "sparkgate tasks list --workflow bugfix --limit 10",
+        reads=LEDGER,
+        writes=NOTHING,
+    )
+    tasks.command("list", epilog=about)(list_tasks)
+    about = manual(
+        "sparkgate tasks show ticket-4711",
+        "sparkgate tasks show ticket-4711 --json",
+        reads=LEDGER,
+        writes=NOTHING,
+    )
+    tasks.command("show", epilog=about)(show)
+    about = manual(
+        "sparkgate tasks outcome ticket-4711 completed --score 0.9",
+        reads=f"{FILES}; the API key: tasks belong to their caller",
+        writes="an outcome, through the running gateway",
+    )
+    tasks.command("outcome", epilog=about)(outcome)
     app.add_typer(tasks, name="tasks")
 
 
 def list_tasks(
     caller: Caller = None,
-    workflow: Annotated[str | None, typer.Option(help="Only this kind of task.")] = None,
+    workflow: Annotated[str | None, typer.Option(help="Only this kind of task.", metavar="NAME")] = None,
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many.")] = 50,
     config: options.Config = None,
     data_dir: options.DataDir = options.DATA_DIR,
@@ -91,15 +118,14 @@ def outcome(
     task_id: TaskId,
     status: Annotated[Status, typer.Argument(help="How it ended.")],
     score: Annotated[float | None, typer.Option(min=0, max=1, help="How well, 0 to 1.")] = None,
-    workflow: Annotated[str | None, typer.Option(help="The kind of task.")] = None,
-    url: Annotated[
-        str | None, typer.Option(help="Of the gateway.", show_default="host and port of sparkgate.yaml")
-    ] = None,
+    workflow: Annotated[str | None, typer.Option(help="The kind of task.", metavar="NAME")] = None,
+    url: options.Url = None,
+    api_key: options.ApiKey = None,
     config: options.Config = None,
     data_dir: options.DataDir = options.DATA_DIR,
     as_json: options.Json = False,
 ) -> None:
-    """Report how a task ended, as the caller of SPARKGATE_API_KEY."""
+    """Report how a task ended, as the caller whose key it is."""
     from urllib.parse import quote
 
     import httpx
@@ -108,7 +134,7 @@ def outcome(
     answer = httpx.post(
         f"{(url or running.gateway_url(config)).rstrip('/')}/v1/tasks/{quote(task_id, safe='')}/outcome",
         json={key: value for key, value in body.items() if value is not None},
-        headers={"Authorization": f"Bearer {running.api_key(data_dir)}"},
+        headers={"Authorization": f"Bearer {api_key or running.api_key(data_dir)}"},
         timeout=ANSWER_WITHIN_S,
         trust_env=False,
     )

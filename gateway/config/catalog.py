@@ -6,6 +6,7 @@ context lengths are those of the file; what it leaves out stays None here, for w
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -15,8 +16,12 @@ from gateway.config.deployment import (
     AnyTarget,
     Deployment,
     EngineTarget,
+    Meaning,
+    ModelName,
     OpenAITarget,
+    Prices,
     Provider,
+    ServerTarget,
 )
 from router.catalog import Catalog, Target
 
@@ -35,9 +40,20 @@ def catalog(deployment: Deployment, disabled: Mapping[str, str]) -> Catalog:
             target.name: _target(target, deployment.engine.model, disabled.get(target.name))
             for target in deployment.effective_targets
         },
-        models={name: (to,) if isinstance(to, str) else tuple(to) for name, to in deployment.models.items()},
+        models={name: _meaning(to) for name, to in deployment.models.items()},
+        fallbacks={
+            name: to.fallback
+            for name, to in deployment.models.items()
+            if isinstance(to, ModelName) and to.fallback
+        },
         unknown_model=deployment.unknown_model,
     )
+
+
+def _meaning(to: Meaning) -> tuple[str, ...]:
+    if isinstance(to, ModelName):
+        return to.targets
+    return (to,) if isinstance(to, str) else to
 
 
 def _target(target: AnyTarget, engine_model: str, disabled_reason: str | None) -> Target:
@@ -55,6 +71,7 @@ def _target(target: AnyTarget, engine_model: str, disabled_reason: str | None) -
     native = frozenset(target.endpoints) if target.endpoints else _spoken_by(target)
     if native & MESSAGES:
         native |= COUNT_TOKENS
+    prices = Prices() if isinstance(target, ServerTarget) else target.prices
     return Target(
         name=target.name,
         kind=target.kind,
@@ -63,9 +80,9 @@ def _target(target: AnyTarget, engine_model: str, disabled_reason: str | None) -
         native=native,
         refuses_unsupported=target.unsupported == "reject",
         context_tokens=target.context_tokens,
-        input_usd_per_mtok=target.prices.input_usd_per_mtok,
-        output_usd_per_mtok=target.prices.output_usd_per_mtok,
-        cached_usd_per_mtok=target.prices.cached_usd_per_mtok,
+        input_usd_per_mtok=prices.input_usd_per_mtok,
+        output_usd_per_mtok=prices.output_usd_per_mtok,
+        cached_usd_per_mtok=prices.cached_usd_per_mtok,
         disabled_reason=disabled_reason,
     )
 
@@ -73,15 +90,17 @@ def _target(target: AnyTarget, engine_model: str, disabled_reason: str | None) -
 def served_name(model: str) -> str:
     """The id the engine serves a model under: a local folder's own name, else the name as it is."""
     path = Path(model).expanduser()
-    return path.resolve().name if path.is_dir() else model
+    return path.resolve().name if os.path.isdir(path) else model  # False too for what can be no path
 
 
-def _spoken_by(target: Provider) -> frozenset[str]:
+def _spoken_by(target: Provider | ServerTarget) -> frozenset[str]:
     """What a target's kind and its model's name suggest."""
     if isinstance(target, AnthropicTarget):
         return MESSAGES
     if "embed" in target.model.lower():
         return EMBEDDINGS
+    if isinstance(target, ServerTarget):
+        return ENGINE
     is_openai = isinstance(target, OpenAITarget) and urlsplit(target.base_url).hostname == "api.openai.com"
     return CHAT | RESPONSES if is_openai else CHAT
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, WithJsonSchema
+from pydantic import AfterValidator, Discriminator, Field, Tag, WithJsonSchema
 
 from gateway.config import deployment_checks
 from gateway.config.mistakes import KeyPath
@@ -40,6 +40,10 @@ def _is_name(name: str) -> str:
 def _is_http_url(url: str) -> str:
     if not re.fullmatch(URL_PATTERN, url):
         raise mistake("should be an address that begins with http:// or https://")
+    if "@" in url:
+        raise mistake("should name no user and password: they would not be sent")
+    if "?" in url or "#" in url:
+        raise mistake("should have no `?` and no `#`: what follows would not be sent")
     return url.rstrip("/")
 
 
@@ -128,6 +132,20 @@ class EngineTarget(AnyKindOfTarget):
     cost_per_hour_usd: NonNegative | None = None  # default: engine.cost_per_hour_usd
 
 
+class ServerTarget(AnyKindOfTarget):
+    """A server of vLLM or SGLang on a machine of one's own; its `/metrics` are read. `max_batch`: of all its engines
+    together."""
+
+    kind: Literal["vllm", "sglang"]
+    url: HttpUrl
+    model: NotEmpty
+    api_key: str | None = Field(default=None, repr=False)
+    context_tokens: PositiveInt | None = None
+    endpoints: Endpoints | None = None
+    max_batch: PositiveInt = 256
+    cost_per_hour_usd: NonNegative | None = None
+
+
 class Provider(AnyKindOfTarget):
     """A target that is paid by the token. `endpoints` are those it speaks itself; by default what its kind and
     its model's name suggest."""
@@ -162,7 +180,7 @@ class LitellmTarget(Provider):
 
 
 AnyTarget = Annotated[
-    EngineTarget | OpenAITarget | AnthropicTarget | LitellmTarget, Field(discriminator="kind")
+    EngineTarget | ServerTarget | OpenAITarget | AnthropicTarget | LitellmTarget, Field(discriminator="kind")
 ]
 
 
@@ -194,6 +212,26 @@ class DashboardSettings(Strict):
     database_url: NotEmpty | None = Field(default=None, repr=False)
 
 
+class ModelName(Strict):
+    """What a model name that apps send leads to, and what stands in where none of that answers."""
+
+    targets: tuple[str, ...]
+    fallback: tuple[str, ...] = ()
+
+
+def _meaning_form(value: Any) -> str:
+    """The branches apart by form, so that a mistake is reported by the branch that was meant."""
+    if isinstance(value, Mapping | ModelName):
+        return "keys"
+    return "list" if isinstance(value, list | tuple) else "one"
+
+
+Meaning = Annotated[
+    Annotated[str, Tag("one")] | Annotated[tuple[str, ...], Tag("list")] | Annotated[ModelName, Tag("keys")],
+    Discriminator(_meaning_form),
+]
+
+
 class Deployment(Strict):
     """sparkgate.yaml. Every key has a default, so an empty file is a working deployment."""
 
@@ -203,10 +241,11 @@ class Deployment(Strict):
     engine_port: Port = 8090
     dashboard_port: Port = 8501
     workers: Workers = 1
+    shutdown_delay_s: NonNegative = 0.0
     shutdown_grace_s: NonNegative = 30.0
     engine: EngineSettings = EngineSettings()
     targets: tuple[AnyTarget, ...] = ()
-    models: dict[str, str | tuple[str, ...]] = Field(default_factory=dict)
+    models: dict[str, Meaning] = Field(default_factory=dict)
     unknown_model: Literal["auto", "reject"] = "auto"
     ledger: LedgerSettings = LedgerSettings()
     dashboard: DashboardSettings = DashboardSettings()

@@ -15,13 +15,23 @@ from router.shapes import SHAPES
 
 Found = list[tuple[KeyPath, str]]
 BUNDLED = "engine"  # the target that stands for the bundled engine when none of kind engine is listed
+_PATHS = (
+    "/metrics",
+    "/chat/completions",
+    "/completions",
+    "/embeddings",
+    "/models",
+    "/responses",
+    "/messages",
+)
 PORTS = {"port": 8080, "engine_port": 8090, "dashboard_port": 8501}  # with their defaults
 
 
 def all_mistakes(data: Mapping[str, Any]) -> Found:
     names = [_part(target, "name") for target in _targets(data)]
     known = known_targets(data)
-    return [*_names(names, _has_bundled(data)), *_models(data.get("models"), known), *_ports(data)]
+    found = [*_names(names, _has_bundled(data)), *_models(data.get("models"), known), *_ports(data)]
+    return found + _servers(_targets(data))
 
 
 def known_targets(data: Mapping[str, Any]) -> list[str]:
@@ -62,21 +72,53 @@ def _names(names: list[Any], has_bundled: bool) -> Found:
     return found
 
 
+def _servers(targets: list[Any]) -> Found:
+    """Of kinds vllm and sglang: addresses with more in them than where the server is, and machines paid for twice."""
+    found: Found = []
+    paid: dict[str, int] = {}
+    for index, target in enumerate(targets):
+        url = _part(target, "url")
+        if _part(target, "kind") not in ("vllm", "sglang") or not isinstance(url, str):
+            continue
+        root = url.rstrip("/").removesuffix("/v1").rstrip("/")
+        path = next((path for path in _PATHS if url.rstrip("/").endswith(path)), None)
+        if path is not None:
+            cut = url.rstrip("/").removesuffix(path).removesuffix("/v1")
+            found.append((("targets", index, "url"), f"ends in {path}, which is appended to it: write {cut}"))
+        elif _part(target, "cost_per_hour_usd") is not None and paid.setdefault(root, index) != index:
+            first = f"targets[{paid[root]}]"
+            said = f"is that of {first} already, which is the same server: say what its machine costs in one of them"
+            found.append((("targets", index, "cost_per_hour_usd"), said))
+    return found
+
+
 def _models(models: Any, known: list[str]) -> Found:
     """Entries of `models` that lead nowhere."""
     if not isinstance(models, Mapping):
         return []
     found: Found = []
     for model, mapped in models.items():
-        is_list = isinstance(mapped, list | tuple)
-        for index, to in enumerate(mapped if is_list else [mapped]):
-            at: KeyPath = ("models", model, index) if is_list else ("models", model)
-            reason = _leads_nowhere(to, known, is_list) if isinstance(to, str) else None
-            if reason:
-                found.append((at, reason))
-        if is_list and not mapped:
-            found.append((("models", model), "leads to no target; name one, or `auto`"))
+        at: KeyPath = ("models", model)
+        if isinstance(mapped, str):
+            reason = _leads_nowhere(mapped, known, in_list=False)
+            found += [(at, reason)] if reason else []
+        elif isinstance(mapped, list | tuple):
+            found += _dead_ends(at, mapped, known)
+        else:
+            targets, fallback = _part(mapped, "targets"), _part(mapped, "fallback")
+            found += _dead_ends((*at, "targets"), targets, known)
+            if fallback:
+                found += _dead_ends((*at, "fallback"), fallback, known)
     return found
+
+
+def _dead_ends(at: KeyPath, names: Any, known: list[str]) -> Found:
+    if not isinstance(names, list | tuple):
+        return []
+    if not names:
+        return [(at, "leads to no target; name one, or `auto`")]
+    reasons = [_leads_nowhere(to, known, in_list=True) if isinstance(to, str) else None for to in names]
+    return [((*at, index), reason) for index, reason in enumerate(reasons) if reason]
 
 
 def _leads_nowhere(to: str, known: list[str], in_list: bool) -> str | None:

@@ -8,12 +8,17 @@ from hashlib import sha256
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
-from gateway.config.deployment import AnyTarget
+from gateway.config.deployment import AnyTarget, EngineTarget, ServerTarget
+
+
+def address_of(target: AnyTarget) -> str | None:
+    """None where only litellm knows."""
+    return target.url if isinstance(target, EngineTarget | ServerTarget) else target.base_url
 
 
 def place_of(target: AnyTarget, host: str) -> str:
     """`host` is the name of the machine that this gateway runs on."""
-    url = (target.url if target.kind == "engine" else target.base_url) or ""
+    url = address_of(target) or ""
     said = (target.kind, url, target.model or "", host if _is_local(url) else "")
     return sha256("\n".join(said).encode()).hexdigest()[:16]
 

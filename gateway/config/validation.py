@@ -84,7 +84,8 @@ def _message(error: ErrorDetails, is_secret: bool) -> str:
     if kind == "missing":
         return "is missing"
     if kind == "union_tag_not_found":
-        return "is missing; it says what sort of target this is: engine, openai, anthropic, litellm"
+        kinds = "engine, vllm, sglang, openai, anthropic, litellm"
+        return f"is missing; it says what sort of target this is: {kinds}"
     if kind == "union_tag_invalid":
         choices = ", ".join(re.findall(r"'([^']*)'", context["expected_tags"]))
         return f"'{context['tag']}' is not one of {choices}" if not is_secret else f"is not one of {choices}"

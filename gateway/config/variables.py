@@ -8,5 +8,6 @@ SIGN_IN_VARIABLE = "SPARKGATE_SIGN_IN"  # told the dashboard: `dashboard.sign_in
 API_KEY_VARIABLE = (
     "SPARKGATE_API_KEY"  # the first key; read by the supervisor and by commands that call the gateway
 )
+ENGINE_KEY_VARIABLE = "SPARKGATE_ENGINE_KEY"  # sent to targets of kind engine, which ask for it if told to
 METRICS_FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"  # prometheus_client reads it when it is imported
 TELEMETRY_VARIABLE = "SPARKGATE_TELEMETRY"  # what the drain is told of OpenTelemetry; made by the supervisor

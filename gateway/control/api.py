@@ -25,7 +25,9 @@ from starlette.exceptions import HTTPException
 
 from gateway.callers.keys import Key
 from gateway.callers.store import KeyRefused, UnknownKey
+from gateway.control import openapi
 from gateway.control.admin import admin_router
+from gateway.control.headers import PrivateAnswers
 from gateway.control.plane import Plane
 from gateway.control.policy_admin import policy_router
 from gateway.ledger import lookups
@@ -50,7 +52,7 @@ class OutcomeBody(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     status: Literal["completed", "failed", "abandoned"]
-    score: Annotated[float, Field(ge=0, le=1)] | None = None
+    score: Annotated[float, Field(ge=0, le=1, strict=True)] | None = None
     workflow: Annotated[str, Field(min_length=1, max_length=200)] | None = None
 
 
@@ -71,7 +73,8 @@ def control_app(plane: Plane, stored_responses: APIRouter) -> FastAPI:
     """All routes that are not the data plane's."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.state.keys = plane.keys
-    _add_error_handlers(app)
+    app.add_middleware(PrivateAnswers)
+    _add_error_handlers(app, plane)
     _add_operations(app, plane)
     _add_ledger(app, plane)
     app.include_router(admin_router(plane.database, plane.catalog, lambda: _target_states(plane)))
@@ -80,7 +83,7 @@ def control_app(plane: Plane, stored_responses: APIRouter) -> FastAPI:
     return app
 
 
-def _add_error_handlers(app: FastAPI) -> None:
+def _add_error_handlers(app: FastAPI, plane: Plane) -> None:
     @app.exception_handler(GatewayError)
     async def ours(_: Request, error: GatewayError) -> JSONResponse:
         wait_s = error.retry_after_s
@@ -94,8 +97,16 @@ def _add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def unrouted(request: Request, error: HTTPException) -> JSONResponse:
-        message = f"{error.detail}: {request.method} {request.url.path}"
-        return JSONResponse(error_value(message, "invalid_request_error", "not_found"), error.status_code)
+        path = request.url.path
+        methods = openapi.methods_of(path, openapi.document(app, plane.version))
+        if not methods or request.method in methods:
+            message = f"{error.detail}: {request.method} {path}"
+            value = error_value(message, "invalid_request_error", "not_found")
+            return JSONResponse(value, error.status_code, error.headers)
+        allowed = ", ".join(methods)
+        message = f"{path} knows {allowed}, not {request.method}"
+        value = error_value(message, "invalid_request_error", "method_not_allowed")
+        return JSONResponse(value, 405, {"Allow": allowed})
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
@@ -124,6 +135,10 @@ def _add_operations(app: FastAPI, plane: Plane) -> None:
             "ledger": {"backlog_bytes": plane.spool.backlog_bytes, "lost_records": plane.spool.full_losses},
         }
 
+    @app.get(openapi.PATH, include_in_schema=False)
+    async def document() -> dict[str, Any]:
+        return openapi.document(app, plane.version)
+
     @app.get("/metrics")
     async def metrics() -> Response:
         return Response(generate_latest(plane.registry()), media_type=CONTENT_TYPE_LATEST)
@@ -139,6 +154,8 @@ def _target_states(plane: Plane) -> dict[str, dict[str, Any]]:
         states[name] = {"usable": reason is None, "reason": reason, "in_flight": health.in_flight}
         if note := plane.price_notes.get(name):
             states[name]["cost_unknown"] = note
+        if problem := plane.state_problems.get(name):
+            states[name]["problem"] = problem
     return states
 
 

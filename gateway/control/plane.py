@@ -31,3 +31,4 @@ class Plane:
     started_at: float  # Unix seconds
     price_notes: Mapping[str, str]  # why the costs of a target's calls are unknown, by its name
     last_targets: LastTargets
+    state_problems: Mapping[str, str]  # what is wrong with self-hosted targets' states, by their names

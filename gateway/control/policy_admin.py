@@ -38,6 +38,7 @@ REPLAY_WITHIN_S = 60.0
 AT_ONCE = 50  # calls read in one go here, where others' calls wait meanwhile
 Yaml = Annotated[str, Field(max_length=MAX_POLICY_CHARS)]
 Version = Annotated[str, Field(min_length=1, max_length=64)]
+Flag = Annotated[bool, Field(strict=True)]  # else pydantic takes "yes" too, and 1
 Admin = Annotated[Key, Depends(admin_only)]
 
 
@@ -71,18 +72,18 @@ class Described(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     model: str = "auto"
-    stream: bool = True
+    stream: Flag = True
     workflow: str | None = None
     task_id: str | None = None
     metadata: dict[str, str] = {}
     role: Literal["draft", "final"] | None = None
     declared_shape: ShapeName | None = None
-    input_tokens: Annotated[int, Field(ge=0)] = 100
-    max_output_tokens: Annotated[int, Field(ge=1)] | None = None
-    message_count: Annotated[int, Field(ge=0)] = 1
-    has_tools: bool = False
-    has_images: bool = False
-    wants_json: bool = False
+    input_tokens: Annotated[int, Field(ge=0, strict=True)] = 100
+    max_output_tokens: Annotated[int, Field(ge=1, strict=True)] | None = None
+    message_count: Annotated[int, Field(ge=0, strict=True)] = 1
+    has_tools: Flag = False
+    has_images: Flag = False
+    wants_json: Flag = False
 
 
 def _sendable(request: dict[str, Any]) -> dict[str, Any]:
@@ -105,7 +106,7 @@ class ExplainBody(BaseModel):
     headers: dict[str, str] = {}
     caller: str = ""
     policy: Yaml | None = None  # to be tried; left out: the one in force
-    draw: Annotated[float, Field(ge=0, le=1)] = 1.0  # of chance; at 1 no share is explored
+    draw: Annotated[float, Field(ge=0, le=1, strict=True)] = 1.0  # of chance; at 1 no share is explored
 
 
 class ReplayBody(BaseModel):
@@ -114,8 +115,8 @@ class ReplayBody(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     yaml: Yaml
-    since_s: Annotated[float, Field(gt=0, le=366 * 86_400)] = 86_400.0  # how far back
-    limit: Annotated[int, Field(ge=1, le=MAX_REPLAYED)] = MAX_REPLAYED
+    since_s: Annotated[float, Field(gt=0, le=366 * 86_400, strict=True)] = 86_400.0  # how far back
+    limit: Annotated[int, Field(ge=1, le=MAX_REPLAYED, strict=True)] = MAX_REPLAYED
 
 
 def policy_router(plane: Plane) -> APIRouter:

@@ -44,7 +44,7 @@ class StateFigures:
             "target",
         )
         self._usable = gauge("target_usable", "Whether new calls may go there: 1 or 0", "livemin", "target")
-        self._engine_up = gauge("engine_up", "Whether an engine answers: 1 or 0", "livemin", "target")
+        self._engine_up = gauge("engine_up", "Whether an engine tells its state: 1 or 0", "livemin", "target")
         self._refused = gauge(
             "policy_refused",
             "Whether the newest policy is wrong, so that an older one is in force: 1 or 0",
@@ -81,5 +81,7 @@ class StateFigures:
             self._usable.labels(name).set(unwell(health, now) is None)
             if target.kind == "engine":
                 self._engine_up.labels(name).set(health.unreachable_since_s is None)
+            elif target.kind in ("vllm", "sglang"):
+                self._engine_up.labels(name).set(health.engine is not None)
             if isinstance(gate := self._targets.gates.get(name), Gate):
                 self._waiting.labels(name).set(gate.waiting)

@@ -7,7 +7,8 @@ all three; only the client's own departure is an exception (cancellation).
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+import re
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -20,12 +21,14 @@ from gateway.ledger.records import Usage
 from gateway.upstreams.base import CutOff, Reply, Unreachable, Upstream, UpstreamCall
 from gateway.wire.base import Wire
 from gateway.wire.chat import Piece
+from gateway.wire.fields import answered
 from gateway.wire.sse import MAX_EVENT_BYTES, EventTooLarge, event_end
 from router.outcome import Result
 
 MAX_HELD_EVENTS = 64
 MAX_HELD_BYTES = 256 * 1024
 SERVER_ERROR = 502
+_CODE = re.compile(r"[\w.:/-]{1,64}", re.ASCII)
 
 
 @dataclass(slots=True)
@@ -69,6 +72,7 @@ class Opened:
 
     reply: Reply
     chunks: AsyncIterator[bytes]
+    hide: Callable[[bytes], bytes]  # of the upstream
     held: list[tuple[bytes, Piece]] = field(default_factory=list)
     held_bytes: int = 0
     rest: bytes = b""
@@ -102,10 +106,12 @@ async def fetch(upstream: Upstream, call: UpstreamCall, deadlines: Deadlines) ->
         if reply is not None:
             reply.close()
     if reply.status != 200:
-        return _http_failure(reply, raw)
-    value = _json_object(raw)
+        return _http_failure(reply, upstream.hide(raw))
+    value = answered(raw)
     if value is None:
         return Failure("bad_response", "the answer is not a JSON object", http_status=200)
+    if value.get("error"):
+        return _told_failure(answered(upstream.hide(raw)) or {})
     return Body(raw, value, _request_id(reply))
 
 
@@ -120,9 +126,9 @@ async def open_stream(
         with Watch(min(deadlines.first_token, deadlines.total)):
             reply = await upstream.send(call)
             if reply.status != 200:
-                failure = _http_failure(reply, await reply.read())
+                failure = _http_failure(reply, upstream.hide(await reply.read()))
             else:
-                opened = Opened(reply, reply.chunks(), upstream_request_id=_request_id(reply))
+                opened = Opened(reply, reply.chunks(), upstream.hide, upstream_request_id=_request_id(reply))
                 failure = await _await_token(opened, wire)
                 if failure is None:
                     reply = None
@@ -162,14 +168,25 @@ async def _await_token(opened: Opened, wire: Wire) -> Failure | None:
         failure = _hold(opened, data + b"\n\n", wire)
         if failure is not None or opened.is_ready:
             return failure
-    return Failure("cut_off", "the stream ended before its first token", http_status=200)
+    return _early_end(opened, data)
+
+
+def _early_end(opened: Opened, rest: bytes) -> Failure:
+    """It may never have been a stream: a web page of something in between, or an error of its own."""
+    kind = opened.reply.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind in ("", "text/event-stream") or any(piece.value for _, piece in opened.held):
+        return Failure("cut_off", "the stream ended before its first token", http_status=200)
+    value = answered(opened.hide(rest))
+    if value is not None and value.get("error"):
+        return _told_failure(value)
+    return Failure("bad_response", f"it answered with {kind} where a stream was asked for", http_status=200)
 
 
 def _hold(opened: Opened, event: bytes, wire: Wire) -> Failure | None:
     """Keeps one more event back."""
     piece = wire.read_event(event)
     if piece.is_error:
-        return _error_event_failure(piece)
+        return _told_failure(wire.read_event(opened.hide(event)).value or {})
     if piece.is_malformed:
         return Failure("bad_response", "a stream event is not JSON", http_status=200)
     opened.hold(event, piece)
@@ -182,34 +199,48 @@ def _request_id(reply: Reply) -> str | None:
 
 
 def _http_failure(reply: Reply, raw: bytes) -> Failure:
-    error = (_json_object(raw) or {}).get("error")
-    error = error if isinstance(error, dict) else {}
+    value = answered(raw) or {}
+    error = _error_of(value)
     code = error.get("code") or error.get("type")
     said = reply.headers.get("x-should-retry")
     return Failure(
         "http_error",
-        str(error.get("message") or f"HTTP {reply.status}"),
+        str(error.get("message") or "no reason given"),
         http_status=reply.status,
-        code=str(code) if code else None,
-        body=raw if error else None,
+        code=_word(code),
+        body=raw if error and error is value.get("error") else None,
         retry_after_s=_retry_after_s(reply.headers),
         should_retry={"true": True, "false": False}.get(said.lower()) if said else None,
         upstream_request_id=_request_id(reply),
     )
 
 
-def _error_event_failure(piece: Piece) -> Failure:
-    """An overload hidden in a 200 stream is a failure like any other."""
-    error = (piece.value or {}).get("error")
-    error = error if isinstance(error, dict) else {"message": str(error)}
+def _told_failure(value: dict[str, Any]) -> Failure:
+    """An overload hidden behind status 200, in a stream or a body, is a failure like any other."""
+    error = _error_of(value)
     code = error.get("code") or error.get("type")
     return Failure(
         "http_error",
-        str(error.get("message") or "error event"),
+        str(error.get("message") or "no reason given"),
         http_status=SERVER_ERROR,
-        code=str(code) if code else None,
-        body=orjson.dumps(piece.value),
+        code=_word(code),
+        body=orjson.dumps(value),
     )
+
+
+def _error_of(value: dict[str, Any]) -> dict[str, Any]:
+    """OpenAI's and Anthropic's object; of servers that write errors otherwise, the message alone."""
+    error = value.get("error")
+    if isinstance(error, dict):
+        return error
+    told = error or value.get("message") or value.get("detail")
+    return {"message": str(told)} if told else {}
+
+
+def _word(code: Any) -> str | None:
+    """A code is one word; whatever else stands there is none, and may be a text that is not ours to keep."""
+    said = str(code) if code else ""
+    return said if _CODE.fullmatch(said) else None
 
 
 def _retry_after_s(headers: Mapping[str, str]) -> float | None:
@@ -234,11 +265,3 @@ def _seconds_until(http_date: str) -> float:
     except ValueError:
         return float("nan")
     return max(0.0, (at.replace(tzinfo=at.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
-
-
-def _json_object(raw: bytes) -> dict[str, Any] | None:
-    try:
-        value = orjson.loads(raw)
-    except orjson.JSONDecodeError:
-        return None
-    return value if isinstance(value, dict) else None

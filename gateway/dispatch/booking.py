@@ -7,7 +7,7 @@ An attempt that no upstream began to answer is free; one whose usage or price no
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from gateway.dispatch.metrics import Metrics
@@ -33,10 +33,13 @@ class Book:
         prices: Mapping[str, Price | None],
         max_batch: Mapping[str, int],
         on_full: Literal["refuse", "serve"],
+        prefill_tokens_per_s: Callable[[str], float] = lambda target: 0.0,
     ) -> None:
-        """`prices` and `max_batch` (slots, for engines only) by target name."""
+        """By target name: `prices`, and of self-hosted ones `max_batch` (slots) and how fast they read prompts; 0 = not
+        known."""
         self.metrics = metrics
         self._spool, self._max_batch, self._on_full = spool, max_batch, on_full
+        self._prefill_tokens_per_s = prefill_tokens_per_s
         known = {name: price for name, price in prices.items() if price is not None}
         self._price_ids = {name: price.id for name, price in known.items()}
         self._meters = {name: Meters(price.tariff) for name, price in known.items()}
@@ -48,11 +51,10 @@ class Book:
     def check_room(self) -> None:
         """Raises `LedgerFull` when a new call could not be recorded and the deployment refuses such calls."""
         if self._on_full == "refuse" and self._spool.is_full:
-            raise LedgerFull(
-                "the ledger's spool is full: the database has been away or slow for long; "
-                "see ledger.max_spool_mb and ledger.on_full",
-                retry_after_s=FULL_RETRY_S,
-            )
+            why = "the database has been away or slow for long; see ledger.max_spool_mb and ledger.on_full"
+            if self._spool.is_disk_full:
+                why = f"the disk of {self._spool.directory} has no room left, or takes no more"
+            raise LedgerFull(f"the ledger's spool is full: {why}", retry_after_s=FULL_RETRY_S)
 
     def charge(self, attempt: Attempt) -> None:
         """Sets the attempt's cost and the price it was reckoned with."""
@@ -62,7 +64,10 @@ class Book:
             attempt.cost_nusd = 0
         elif target in self._per_hour:
             slots = self._max_batch[target]
-            attempt.cost_nusd = engine_cost_nusd(self._per_hour[target], *_engine_seconds(attempt), slots)
+            spent_s = _engine_seconds(attempt) or _estimated_seconds(
+                attempt, self._prefill_tokens_per_s(target)
+            )
+            attempt.cost_nusd = engine_cost_nusd(self._per_hour[target], *spent_s, slots)
         elif usage is None or (meters := self._meters.get(target)) is None:
             attempt.cost_nusd = None
         else:
@@ -89,11 +94,21 @@ class Book:
             self._is_losing = True
 
 
-def _engine_seconds(attempt: Attempt) -> tuple[float, float]:
-    """(prefill, decode) as the engine reports them; of a call broken off, as seen from here."""
+def _engine_seconds(attempt: Attempt) -> tuple[float, float] | None:
+    """(prefill, decode) as an engine of ours reports them."""
     said = attempt.engine or {}
     prefill_s, decode_s = said.get("prefill_s"), said.get("decode_s")
     if isinstance(prefill_s, int | float) and isinstance(decode_s, int | float):
         return float(prefill_s), float(decode_s)
-    ttft_s = attempt.ttft_s if attempt.ttft_s is not None else attempt.total_s
-    return ttft_s, attempt.total_s - ttft_s
+    return None
+
+
+def _estimated_seconds(attempt: Attempt, prefill_tokens_per_s: float) -> tuple[float, float]:
+    """The same of a call broken off, and of servers that report none: the time to the first token is spent in a queue
+    and beside others' prompts too, so the prompt counts by the pace at which that machine reads prompts."""
+    prefill_s = attempt.ttft_s or 0.0
+    if attempt.usage is not None and prefill_tokens_per_s:
+        computed = attempt.usage.input_tokens - attempt.usage.cached_tokens
+        waited_s = attempt.total_s if attempt.ttft_s is None else attempt.ttft_s
+        prefill_s = min(waited_s, computed / prefill_tokens_per_s)
+    return prefill_s, attempt.total_s - (prefill_s if attempt.ttft_s is None else attempt.ttft_s)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from gateway.dispatch.attempt import Opened
 from gateway.dispatch.call import Call, Client, Form
 from gateway.dispatch.deadline import Watch
+from gateway.dispatch.quotes import without_quotes
 from gateway.dispatch.tally import Tally
 from gateway.ledger.records import Attempt
 from gateway.upstreams.base import CutOff
@@ -24,6 +25,7 @@ from gateway.wire.sse import EventSplitter, EventTooLarge
 from router.outcome import Result
 
 CONTENT_TYPE = "text/event-stream; charset=utf-8"
+LONG_EVENT_BYTES = 32 * 1024  # an unfinished event of more is not looked through anew with each piece of it
 HEADERS = {
     "Content-Type": CONTENT_TYPE,
     "Cache-Control": "no-cache",
@@ -85,7 +87,8 @@ class Relay:
             self.kept.append(last)
             self.tally.answer = self.kept
         code = error.code if error else None
-        self.tally.end(self.attempt, result, code, error.message if error else None)
+        message = without_quotes(error.message, self.form.body) if error else None
+        self.tally.end(self.attempt, result, code, message)
         self.tally.close(200, code)
         await self.client.end(last)
         return result == "ok"
@@ -130,7 +133,8 @@ class Relay:
 
     def _take(self, chunk: bytes) -> bytes:
         """What of a piece of the stream goes to the client now."""
-        if self._translator is not None or self._end is not None:
+        is_long = len(self._splitter.rest) > LONG_EVENT_BYTES
+        if self._translator is not None or self._end is not None or is_long:
             return b"".join([self._take_event(event) for event in self._splitter.feed(chunk)])
         data = self._splitter.take_rest() + chunk
         end = data.rfind(b"\n\n", 0, self.form.wire.plain_bytes(data))
@@ -151,10 +155,12 @@ class Relay:
         if self._end is not None:
             return b""  # whatever follows the terminal event is nothing to the client
         self.tally.note(self.attempt, piece)
+        if piece.is_error:
+            event = self.opened.hide(event)
+            self._said = _ErrorEvent(event, self.form.wire.read_event(event))
         if piece.is_error or piece.is_done:
             self._end = event
         if piece.is_error:
-            self._said = _ErrorEvent(event, piece)
             return b""
         if self._translator is not None:
             return b"".join(self._translator.feed(piece.value)) if piece.value is not None else b""

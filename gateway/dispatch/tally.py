@@ -16,6 +16,7 @@ from gateway.callers.quotas import Grant
 from gateway.dispatch.attempt import Failure
 from gateway.dispatch.booking import Book
 from gateway.dispatch.call import Call
+from gateway.dispatch.quotes import MAX_MESSAGE_CHARS, without_quotes
 from gateway.dispatch.threads import Threads
 from gateway.dispatch.verdicts import verdict
 from gateway.ledger.records import Attempt, Exchange, Usage
@@ -34,10 +35,10 @@ _DEADLINES: dict[str, Literal["first_token", "idle", "total"]] = {
     "timeout_idle": "idle",
     "timeout_total": "total",
 }
-MAX_MESSAGE_CHARS = 500
+MAX_FIGURE = 1e9
 _DEFAULTS = ShapePolicy()
 # Ended by us or in mid-answer: what was computed until then is charged, though nobody says how much it was.
-_BROKEN_OFF = frozenset({"client_gone", "hedge_lost", "cut_off", *_DEADLINES})
+_BROKEN_OFF = frozenset({"client_gone", "hedge_lost", "cut_off", "bad_response", *_DEADLINES})
 
 
 class Tally:
@@ -112,8 +113,8 @@ class Tally:
             attempt.usage = usage if attempt.usage is None else attempt.usage.merged(usage)
         if attempt.service_tier is None:
             attempt.service_tier = service_tier_of(value)
-        if isinstance(value.get("sparkgate"), dict):
-            attempt.engine = value["sparkgate"]
+        if (figures := value.get("sparkgate")) is not None and _are_figures(figures):
+            attempt.engine = figures
         if self.exchange.response_model is None and isinstance(value.get("model"), str):
             self.exchange.response_model = value["model"]
             if value.get("object") == "response" and isinstance(value.get("id"), str):
@@ -126,12 +127,13 @@ class Tally:
         if isinstance(queue_s, int | float) and isinstance(prefill_s, int | float):
             attempt.ttft_s = self.exchange.ttft_s = float(queue_s + prefill_s)
 
-    def fail(self, attempt: Attempt, failure: Failure) -> Outcome:
-        """Ends an attempt of which nothing reached the client."""
+    def fail(self, attempt: Attempt, failure: Failure, sent: bytes) -> Outcome:
+        """Ends an attempt of which nothing reached the client; `sent` is what the target got."""
         attempt.upstream_request_id, attempt.http_status = failure.upstream_request_id, failure.http_status
         attempt.usage = failure.usage
         code = failure.code or failure.result
-        return self.end(attempt, failure.result, code, failure.message, failure.retry_after_s)
+        message = without_quotes(failure.message, sent)
+        return self.end(attempt, failure.result, code, message, failure.retry_after_s)
 
     def end(
         self,
@@ -243,3 +245,10 @@ class Tally:
             headers["Request-Id"] = exchange.request_id  # where Anthropic's clients look for it
         headers.update(self._grant.headers())
         return headers
+
+
+def _are_figures(told: Any) -> bool:
+    """Seconds and counts of an engine, and not whatever else a target may write there."""
+    return isinstance(told, dict) and all(
+        isinstance(figure, int | float) and 0 <= figure < MAX_FIGURE for figure in told.values()
+    )

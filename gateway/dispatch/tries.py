@@ -53,7 +53,7 @@ class Try:
         self.answer = answer = self._translate(answer)
         if isinstance(answer, Failure):
             self.release()
-            self.outcome = tally.fail(self.attempt, answer)
+            self.outcome = tally.fail(self.attempt, answer, self.form.body)
 
     def _translate(self, answer: Opened | Body | Failure | None) -> Opened | Body | Failure | None:
         """An answer that cannot be said in the caller's format is none."""

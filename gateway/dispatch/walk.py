@@ -43,9 +43,12 @@ def pause_s(repeat: int, retry_after_s: float | None, draw: float) -> float | No
 
 def own_words(failure: Failure) -> bytes | None:
     """The upstream's error body, where it is fit for the caller as it is."""
-    status = failure.http_status or 0
-    is_about_the_call = failure.result == "http_error" and status >= 400 and status not in OUR_ACCOUNT
-    return failure.body if is_about_the_call else None
+    return failure.body if _is_about_the_call(failure, range(400, 600)) else None
+
+
+def _is_about_the_call(failure: Failure, statuses: range) -> bool:
+    status = failure.http_status
+    return failure.result == "http_error" and status in statuses and status not in OUR_ACCOUNT
 
 
 def error_of(target: str, failure: Failure) -> GatewayError:
@@ -55,7 +58,8 @@ def error_of(target: str, failure: Failure) -> GatewayError:
     if failure.result == "busy":
         message = f"target '{target}' is busy: {failure.message}"
         return TargetBusy(message, retry_after_s=BUSY_RETRY_S)
-    if own_words(failure) is not None and failure.http_status:
+    is_refused = own_words(failure) is not None or _is_about_the_call(failure, range(400, 500))
+    if is_refused and failure.http_status:
         type_ = "invalid_request_error" if failure.http_status < 500 else "server_error"
         return UpstreamRefused(
             failure.http_status, failure.message, type_, failure.code or failure.result, failure.retry_after_s

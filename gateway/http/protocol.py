@@ -14,12 +14,18 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gateway.http.client import Client
 from gateway.http.request import Limits, Request
 from gateway.http.turns import MAX_QUEUED, ErrorBody, Handler, Plane, Turns
-from gateway.wire.errors import BadRequest, BodyTooLarge, GatewayError, HeadersTooLarge, RequestTimeout
+from gateway.wire.errors import (
+    BadRequest,
+    BodyEncoded,
+    BodyTooLarge,
+    GatewayError,
+    HeadersTooLarge,
+    RequestTimeout,
+)
 
 log = logging.getLogger(__name__)
 MAX_HEADERS = 256
@@ -33,14 +39,16 @@ def data_plane(
     handler: Handler,
     limits: Limits | None = None,
     on_aborted_upload: Callable[[], None] = lambda: None,
-) -> type[HttpToolsProtocol]:
+    admit: Callable[[Mapping[str, str]], object] = lambda headers: None,
+) -> type[Turns]:
     """The class to give uvicorn as `http`. Paths are compared as they were sent, without `root_path`; with each comes
-    how it says errors. A client that leaves before its request is whole has made no call: that is only told.
+    how it says errors. A client that leaves before its request is whole has made no call: that is only told. `admit`
+    raises `GatewayError` for headers of strangers, of whom no large body is read.
     """
     known = {path.encode(): path for path in paths}
 
     class DataPlane(_Reading):
-        _plane = Plane(known, paths, handler, limits or Limits(), on_aborted_upload)
+        _plane = Plane(known, paths, handler, limits or Limits(), on_aborted_upload, admit)
 
     return DataPlane
 
@@ -55,7 +63,8 @@ class _Reading(Turns):
         self._phase = _BETWEEN
         self._receiving: Client | None = None  # whose body comes in
         self._parts: list[bytes] = []
-        self._body_bytes = 0
+        self._body_bytes = self._room_bytes = 0
+        self._body_began = 0.0
         self._idle_bytes = 0  # read since the last that were of a body
         self._is_deaf = False  # nothing more is read from this client
         self._timer: asyncio.TimerHandle | None = None  # of a request on its way, and of lingering
@@ -105,13 +114,17 @@ class _Reading(Turns):
         elif self._phase == _HEAD:
             if self._timer is None:
                 self._timer = self.loop.call_later(self._limits.head_s, self._too_slow)
-        elif self._receiving is not None:
+        else:
             self._stop_timer()
-            self._timer = self.loop.call_later(self._limits.body_idle_s, self._too_slow)
+            limits, now = self._limits, self.loop.time()
+            slowest_s = limits.body_idle_s + self._body_bytes / limits.bytes_per_s
+            left_s = min(limits.body_idle_s, self._body_began + slowest_s - now)
+            self._timer = self.loop.call_later(max(0.0, left_s), self._too_slow)
 
     def _too_slow(self) -> None:
         self._timer = None
         if self.flow.read_paused:
+            self._body_began = self.loop.time()
             self._await_rest()
         else:
             what = "headers" if self._phase == _HEAD else "body"
@@ -195,10 +208,17 @@ class _Reading(Turns):
     def _begin(self, path: str, query: bytes) -> None:
         """A call of the data plane, whose body is still to come."""
         headers = {name.lower().decode(): value.decode("latin-1") for name, value in self.headers}
-        if int(headers.get("content-length", 0)) > self._limits.body_bytes:
-            raise _too_large_body(self._limits)
+        if headers.get("content-encoding", "identity").lower() != "identity":
+            raise BodyEncoded("the body is compressed; send it as it is, without Content-Encoding")
+        length, limits = int(headers.get("content-length", 0)), self._limits
+        if length > limits.body_bytes:
+            raise _too_large_body(limits.body_bytes)
+        if length > limits.strangers_bytes:
+            self._plane.admit(headers)
+        is_admitted = length > limits.strangers_bytes
+        self._begin_body(limits.body_bytes if is_admitted else limits.strangers_bytes)
         is_http_11 = self.parser.get_http_version() == "1.1"
-        keep_alive = is_http_11 and self.parser.should_keep_alive()
+        keep_alive = is_http_11 and not self.is_leaving and self.parser.should_keep_alive()
         request = Request(path, query, headers, b"", time.monotonic())
         client = Client(self, request, is_http_11=is_http_11, keep_alive=keep_alive)
         self._phase, self._receiving = _BODY, client
@@ -207,24 +227,44 @@ class _Reading(Turns):
     def _hand_over(self) -> None:
         """A request for the app: uvicorn's own callbacks, one after the other."""
         url, headers = self.url, self.headers
+        limit = self._limits.app_bytes
+        if any(name.lower() == b"content-length" and int(value) > limit for name, value in headers):
+            raise _too_large_body(limit)
+        self._begin_body(limit)
         self._phase = _BODY
         super().on_message_begin()
         self.url = url
         for name, value in headers:
             super().on_header(name, value)
         super().on_headers_complete()
+        if self.is_leaving and self.cycle is not None:
+            self.cycle.keep_alive = False
         if len(self.pipeline) < MAX_QUEUED:
             self.flow.resume_reading()
 
     def on_body(self, data: bytes) -> None:
         self._idle_bytes = 0
+        self._body_bytes += len(data)
+        if self._body_bytes > self._room_bytes:
+            self._ask_for_room()
         if self._receiving is None:
             super().on_body(data)
-            return
-        self._body_bytes += len(data)
-        if self._body_bytes > self._limits.body_bytes:
-            raise _too_large_body(self._limits)
-        self._parts.append(data)
+        else:
+            self._parts.append(data)
+
+    def _begin_body(self, room_bytes: int) -> None:
+        self._body_bytes, self._room_bytes, self._body_began = 0, room_bytes, self.loop.time()
+
+    def _ask_for_room(self) -> None:
+        """More came than was said, or of a chunked body than a stranger's may have."""
+        client, limits = self._receiving, self._limits
+        if client is None:
+            raise _too_large_body(limits.app_bytes)
+        if self._body_bytes > limits.body_bytes:
+            raise _too_large_body(limits.body_bytes)
+        assert client.request is not None
+        self._plane.admit(client.request.headers)
+        self._room_bytes = limits.body_bytes
 
     def on_message_complete(self) -> None:
         self._phase = _BETWEEN
@@ -236,7 +276,6 @@ class _Reading(Turns):
             client.request.body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
             client.is_whole = True
             self._parts = []
-            self._body_bytes = 0
             if self._turn is client:
                 self._run(client)
         elif not self.parser.should_upgrade():
@@ -249,8 +288,8 @@ def _too_large_head(limits: Limits) -> GatewayError:
     )
 
 
-def _too_large_body(limits: Limits) -> GatewayError:
-    return BodyTooLarge(f"the body is larger than {limits.body_bytes // 1024**2} MiB")
+def _too_large_body(limit_bytes: int) -> GatewayError:
+    return BodyTooLarge(f"the body is larger than {limit_bytes // 1024**2} MiB")
 
 
 def _refusal_of(error: httptools.HttpParserError) -> GatewayError:

@@ -9,7 +9,11 @@ uvicorn 0.54.
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import sys
+import termios
 from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -18,8 +22,11 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from gateway.http.client import Client
 from gateway.http.request import Limits, Request
-from gateway.wire.errors import GatewayError
+from gateway.wire.errors import GatewayError, TooManyConnections
 
+LEAVES_AFTER_S = (
+    0.5  # how long an idle connection is kept when the server stops, for a request that is on its way
+)
 MAX_QUEUED = 8  # pipelined requests that wait for their turn; with more, the connection is not read
 Handler = Callable[[Request, Client], Coroutine[Any, Any, None]]
 ErrorBody = Callable[[GatewayError], bytes]
@@ -34,6 +41,7 @@ class Plane:
     handler: Handler
     limits: Limits
     on_aborted_upload: Callable[[], None]
+    admit: Callable[[Mapping[str, str]], object]  # raises `GatewayError` for headers without a good key
 
 
 class Turns(HttpToolsProtocol):
@@ -41,11 +49,14 @@ class Turns(HttpToolsProtocol):
 
     _plane: ClassVar[Plane]
     _common: ClassVar[tuple[object, bytes]] = (None, b"")
+    is_leaving: ClassVar[bool] = False  # every answer is its connection's last, and says so
 
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
         self._turn: RequestResponseCycle | None = None  # who is being served, or was last
         self._idle_since = 0.0
+        self._unread: asyncio.TimerHandle | None = None  # while an answer waits for its client
+        self._unread_bytes = 0  # when that was armed
 
     def common_lines(self) -> bytes:
         """The header lines that every answer has: uvicorn's list, which it renews once a second for the date."""
@@ -72,10 +83,60 @@ class Turns(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._rest()
+        if len(self.connections) > self._plane.limits.connections:
+            Client(self, None).fail(TooManyConnections("this gateway has no room for another connection"))
+        else:
+            self._rest()
+
+    def pause_writing(self) -> None:
+        """More is written than the client takes."""
+        super().pause_writing()
+        self._watch_unread()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._forget_unread()
+
+    def _watch_unread(self) -> None:
+        self._forget_unread()
+        self._unread_bytes = self._waiting_bytes()
+        self._unread = self.loop.call_later(self._plane.limits.unread_s, self._check_unread)
+
+    def _forget_unread(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+
+    def _waiting_bytes(self) -> int:
+        """Written and not yet with the client: ours, and the kernel's, which can be megabytes."""
+        kept = bytearray(4)
+        with suppress(OSError):
+            fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, kept)
+        return self.transport.get_write_buffer_size() + int.from_bytes(kept, sys.byteorder)
+
+    def _check_unread(self) -> None:
+        """Who takes next to nothing is cut off, which ends its call."""
+        limits = self._plane.limits
+        taken = self._unread_bytes - self._waiting_bytes()
+        if taken < limits.unread_s * limits.bytes_per_s:
+            self.transport.abort()
+        else:
+            self._watch_unread()
+
+    def shutdown(self) -> None:
+        """The server stops listening, and asks this of every connection."""
+        type(self).is_leaving = True
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.keep_alive = False
+        else:
+            self.loop.call_later(LEAVES_AFTER_S, self._close_at_rest)
+
+    def _close_at_rest(self) -> None:
+        if self.is_at_rest:
+            self.transport.close()
 
     def connection_lost(self, error: Exception | None) -> None:
         self._leave()
+        self._forget_unread()
         self._unset_keepalive_if_required()
         self.pipeline.clear()
         self.cycle = None if isinstance(self._turn, Client) else self._turn  # type: ignore[assignment]
@@ -122,6 +183,7 @@ class Turns(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         self.server_state.total_requests += 1
         if self.transport.is_closing():
+            self._watch_unread()
             return
         self.flow.resume_reading()
         if self.pipeline:

@@ -21,6 +21,7 @@ from gateway.config.deployment import (
     LitellmTarget,
     Prices,
     Provider,
+    ServerTarget,
     TokenPrices,
 )
 from gateway.ledger.meters import rounded
@@ -65,8 +66,10 @@ class Price:
 
 def price_for(target: AnyTarget, engine: EngineSettings, listed: PriceMap | None = None) -> Price | None:
     """The price of a target; None when nothing is known. `listed` defaults to the installed litellm's."""
-    if isinstance(target, EngineTarget):
-        per_hour = engine.cost_per_hour_usd if target.cost_per_hour_usd is None else target.cost_per_hour_usd
+    if isinstance(target, EngineTarget | ServerTarget):
+        per_hour = target.cost_per_hour_usd
+        if per_hour is None and isinstance(target, EngineTarget):
+            per_hour = engine.cost_per_hour_usd
         if per_hour is None:
             return None
         return Price(target.name, target.model or engine.model, "config", usd_per_hour=_decimal(per_hour))
@@ -76,7 +79,7 @@ def price_for(target: AnyTarget, engine: EngineSettings, listed: PriceMap | None
 def unknown_price(price: Price | None) -> str | None:
     """Why calls are of unknown cost, in words; None where a usual one's cost is known."""
     if price is None:
-        return "no price is known: set prices (of an engine cost_per_hour_usd) in sparkgate.yaml"
+        return "no price is known: set prices (of a machine of your own cost_per_hour_usd) in sparkgate.yaml"
     standard = price.tariff.standard
     missing = [name for name in ("input", "output") if getattr(standard, name) is None]
     if price.usd_per_hour is not None or not missing:

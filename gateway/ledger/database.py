@@ -79,7 +79,11 @@ def _options(application: str, pool_size: int) -> dict[str, Any]:
         "max_overflow": pool_size,
         "pool_timeout": 10,
         "pool_pre_ping": True,
-        "connect_args": {"application_name": application, "connect_timeout": 5},
+        "connect_args": {
+            "application_name": application,
+            "connect_timeout": 5,
+            "tcp_user_timeout": 10_000,  # ms: a network that swallows packets is an error, not a wait of minutes
+        },
         "json_serializer": lambda value: orjson.dumps(value).decode(),
         "json_deserializer": orjson.loads,
     }

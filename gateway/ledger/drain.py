@@ -162,7 +162,7 @@ def main(arguments: list[str] | None = None) -> int:
     if not options.database_url:
         parser.error("give --database-url, or set " + DATABASE_URL_VARIABLE)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    options.spool.mkdir(parents=True, exist_ok=True)
+    options.spool.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
         engine = create_engine(options.database_url, application="sparkgate drain", pool_size=1)
     except DatabaseUrlError as error:

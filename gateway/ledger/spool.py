@@ -13,6 +13,7 @@ import logging
 import os
 import re
 import secrets
+import tempfile
 import threading
 import time
 from collections import deque
@@ -30,6 +31,7 @@ BACKLOG_AGE_S = 5.0  # with a drain that is behind, fewer and larger files
 BACKLOG_FILES = 100
 SYNC_EVERY_S = 0.1
 MEASURE_EVERY_S = 1.0
+DISK_RESERVE_BYTES = 16 << 20  # with less room on the disk it is full: what is under way must still fit
 SLACK = 1.25  # calls admitted before the spool was full may still write: hard limit = slack × max_bytes
 
 
@@ -57,7 +59,7 @@ class Spool:
     ) -> None:
         if not re.fullmatch(r"[A-Za-z0-9._-]+", worker):
             raise ValueError(f"a worker's name is part of a file name; got {worker!r}")
-        directory.mkdir(parents=True, exist_ok=True)
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.directory, self.worker, self.max_bytes = directory, worker, max_bytes
         self.segment_bytes, self.segment_age_s = segment_bytes, segment_age_s
         self.full_losses = 0  # records refused
@@ -68,6 +70,7 @@ class Spool:
         self._bytes = self._files = 0
         self._oldest_s = 0.0  # Unix seconds; 0 = there is none
         self._measured_at = 0.0
+        self.is_disk_full = False
         self._measure()
 
     def append(self, record: dict[str, Any]) -> None:
@@ -83,10 +86,10 @@ class Spool:
 
     @property
     def is_full(self) -> bool:
-        """Whether new calls should be refused. As of at most a second ago."""
+        """Whether new calls should be refused. As of at most a second ago, or of the last write that failed."""
         if time.monotonic() - self._measured_at > 2 * MEASURE_EVERY_S:  # run() is not doing it
             self._measure()
-        return self._bytes >= self.max_bytes
+        return self.is_disk_full or self._bytes >= self.max_bytes
 
     @property
     def backlog_bytes(self) -> int:
@@ -151,6 +154,7 @@ class Spool:
         try:
             segment = self._segment or self._open()
         except OSError as error:
+            self.is_disk_full = True
             raise LedgerFull(f"the spool cannot open a segment in {self.directory}: {error}") from error
         try:
             written = os.write(segment.descriptor, line)
@@ -158,6 +162,7 @@ class Spool:
                 raise OSError(f"only {written} of {len(line)} bytes fitted")
         except OSError as error:
             self._drop_torn_line(segment)
+            self.is_disk_full = True
             raise LedgerFull(f"the spool cannot write to {segment.path}: {error}") from error
         self._dirty = True
         segment.size += written
@@ -169,7 +174,7 @@ class Spool:
         """Locked before it is called `.open`, so that the drain never takes it for a dead worker's."""
         # In order of birth also within a millisecond, which UUIDs are not.
         born = self.directory / f"{self.worker}-{time.time_ns():020d}{secrets.token_hex(4)}.new"
-        descriptor = os.open(born, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o640)
+        descriptor = os.open(born, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             path = born.rename(born.with_suffix(".open"))
@@ -193,7 +198,8 @@ class Spool:
             self._rotate(segment)
 
     def _measure(self) -> None:
-        """Count files and bytes of all workers; what is appended meanwhile may be missed for a second."""
+        """Count files and bytes of all workers, and what the disk has left; what is appended meanwhile may be missed
+        for a second."""
         total = files = 0
         oldest_ns = 0
         with os.scandir(self.directory) as entries:
@@ -207,12 +213,28 @@ class Spool:
                     continue
         self._bytes, self._files, self._measured_at = total, files, time.monotonic()
         self._oldest_s = oldest_ns / 1e9
+        self.is_disk_full = not _has_room(self.directory, probe=self.is_disk_full)
 
 
 def born(segment: str) -> int:
     """When a segment of this file name was begun, in Unix nanoseconds; 0 for what is none."""
     digits = segment.rpartition("-")[2][:20]
     return int(digits) if len(digits) == 20 and digits.isdigit() else 0
+
+
+def _has_room(directory: Path, probe: bool) -> bool:
+    """`probe`: also by writing, since quotas and broken disks are not seen in the disk's own figures."""
+    disk = os.statvfs(directory)
+    if disk.f_bavail * disk.f_frsize < DISK_RESERVE_BYTES:
+        return False
+    if not probe:
+        return True
+    try:
+        with tempfile.TemporaryFile(dir=directory) as file:
+            file.write(bytes(SEGMENT_BYTES))
+    except OSError:
+        return False
+    return True
 
 
 def _sync_directory(directory: Path) -> None:

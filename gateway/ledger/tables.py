@@ -318,6 +318,28 @@ fleet_news = Table(  # what each worker learnt of targets in the last second; un
     prefixes=["UNLOGGED"],
 )
 
+quota_workers = Table(  # who shares callers' limits; unlogged: each says so every second
+    "quota_workers",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("place", Text, nullable=False),  # where it runs: one that died there is replaced, not missed
+    Column("seen_at", _TIME, nullable=False, server_default=text("clock_timestamp()")),
+    prefixes=["UNLOGGED"],
+)
+
+quota_pools = Table(  # what is left of limits in use, and which worker holds how much of it
+    "quota_pools",
+    metadata,
+    Column("caller", Text, primary_key=True),
+    Column("kind", Text, primary_key=True),  # requests | tokens | parallel
+    Column("version", BigInteger, nullable=False),  # one more with every change
+    Column("pool", JSONB, nullable=False),  # see `gateway.callers.pools`
+    Column("opened_at", _TIME, nullable=False, server_default=text("clock_timestamp()")),
+    Column("at", _TIME, nullable=False, server_default=text("clock_timestamp()")),
+    prefixes=["UNLOGGED"],
+    postgresql_with={"fillfactor": 50},
+)
+
 bench_runs = Table(
     "bench_runs",
     metadata,

@@ -13,7 +13,8 @@ from typing import Any
 from sqlalchemy import delete, insert, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.config.deployment import AnyTarget, Deployment, EngineTarget
+from gateway.config.deployment import AnyTarget, Deployment, EngineTarget, ServerTarget
+from gateway.config.places import address_of
 from gateway.ledger.costs import price_for
 from gateway.ledger.tables import targets
 
@@ -47,14 +48,13 @@ async def disabled_targets(connection: AsyncConnection) -> dict[str, str]:
 
 def _row(target: AnyTarget, deployment: Deployment, disabled_reason: str | None) -> dict[str, Any]:
     engine = deployment.engine
-    row = {
+    is_ours = isinstance(target, EngineTarget | ServerTarget)
+    price = price_for(target, engine) if is_ours else None
+    return {
         "name": target.name,
         "kind": target.kind,
-        "model": target.model,
+        "model": target.model or engine.model,
         "disabled_reason": disabled_reason,
+        "url": address_of(target),
+        "usd_per_hour": None if price is None else price.usd_per_hour,
     }
-    if isinstance(target, EngineTarget):
-        price = price_for(target, engine)
-        per_hour = None if price is None else price.usd_per_hour
-        return row | {"model": target.model or engine.model, "url": target.url, "usd_per_hour": per_hour}
-    return row | {"url": target.base_url, "usd_per_hour": None}

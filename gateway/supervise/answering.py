@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 CHECK_S = 2.0
 
 
-async def answers(url: str, headers: Mapping[str, str] = {}) -> bool:
-    """Whether a GET of an http:// URL gives status 200 within `CHECK_S`."""
+async def answers(url: str, headers: Mapping[str, str] = {}, says: str = "") -> bool:
+    """Whether a GET of an http:// URL gives status 200 within `CHECK_S`, with `says` in what comes with it."""
     where = urlsplit(url)
     lines = {"Host": where.netloc, "Connection": "close", **headers}
     head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
@@ -20,8 +20,9 @@ async def answers(url: str, headers: Mapping[str, str] = {}) -> bool:
             try:
                 writer.write(f"GET {where.path or '/'} HTTP/1.1\r\n{head}\r\n".encode())
                 status_line = await reader.readline()
+                rest = await reader.read() if says else b""
             finally:
                 writer.close()
     except (OSError, TimeoutError, ValueError):  # no connection, no answer in time, no HTTP
         return False
-    return status_line.split(b" ")[1:2] == [b"200"]
+    return status_line.split(b" ")[1:2] == [b"200"] and says.encode() in rest

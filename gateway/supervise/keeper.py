@@ -42,6 +42,8 @@ class Keeper:
         self._board, self._record = board, record
         self._log = PartLog(log_folder, part.name)
         self._stopping, self._hurrying = asyncio.Event(), asyncio.Event()
+        self._renewing, self._renewed = asyncio.Event(), asyncio.Event()
+        self._process: Process | None = None
         self._is_prepared = part.prepare is None
         self._lacks_another = False  # it ended for want of what another has to start
         self._shown_lines: list[str] = []  # of the log: the same failure is shown once
@@ -56,11 +58,28 @@ class Keeper:
         self._hurrying.set()
         self._stopping.set()
 
+    def tell(self, signum: signal.Signals) -> None:
+        """Sends the running process a signal, if there is one."""
+        if self._process is not None and self._process.returncode is None:
+            _send(self._process, signum)
+
+    async def renew(self) -> bool:
+        """Ends the process as `stop` does and starts another. Whether that was ready in time."""
+        self._renewed.clear()
+        self._renewing.set()
+        within_s = self.part.stop_grace_s + self.part.start_timeout_s
+        await first_of(self._renewed.wait(), self._stopping.wait(), timeout_s=within_s)
+        return self._renewed.is_set()
+
     async def run(self) -> None:
         failures = 0
         while not self._stopping.is_set():
             began = time.monotonic()
+            self._renewing.clear()
             reason = await self._live_once()
+            if self._renewing.is_set():
+                failures = 0
+                continue
             failures = failures_in_a_row(failures, time.monotonic() - began)
             is_hopeless = failures >= GIVE_UP_AFTER and not self._lacks_another
             self.gave_up = self.part.needed and not self.was_ready.is_set() and is_hopeless
@@ -84,10 +103,11 @@ class Keeper:
             if not self._is_prepared:
                 return self._failed_to_start(f"preparing it failed: it {reason}")
         began = time.monotonic()
-        process = await self._spawn(self.part.argv)
+        process = self._process = await self._spawn(self.part.argv)
         self._board.show(self.part.name, "starting", f"pid {process.pid}")
         if await self._becomes_ready(process, began + self.part.start_timeout_s):
             self.was_ready.set()
+            self._renewed.set()
             detail = f"pid {process.pid}, {time.monotonic() - began:.1f} s"
             self._board.show(self.part.name, "ready", f"{detail}  {self.part.address}".rstrip())
             self.was_tried.set()
@@ -120,15 +140,18 @@ class Keeper:
             if self.part.ready_url is None:
                 if time.monotonic() >= settled_at:
                     return True
-            elif await answers(self.part.ready_url):
+            elif await answers(
+                self.part.ready_url, says=f":{process.pid}}}" if self.part.ready_says_pid else ""
+            ):
                 return process.returncode is None
             await asyncio.sleep(_POLL_S)
         return False
 
     async def _run_to_end(self, process: Process, *, show_progress: bool = False) -> str:
         """Wait until `process` ends, or end it once the part is told to stop; returns how it ended."""
-        while process.returncode is None and not self._stopping.is_set():
-            await first_of(process.wait(), self._stopping.wait(), timeout_s=1.0 if show_progress else None)
+        while process.returncode is None and not self._stopping.is_set() and not self._renewing.is_set():
+            ended = process.wait(), self._stopping.wait(), self._renewing.wait()
+            await first_of(*ended, timeout_s=1.0 if show_progress else None)
             if show_progress:
                 self._board.progress(self.part.name, "".join(self._log.last_lines(1)))
         if process.returncode is None:

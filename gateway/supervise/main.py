@@ -54,8 +54,8 @@ def _run(options: Options, bring: BringUp) -> int:
 
 async def _supervise(plan: Plan, bring: BringUp) -> int:
     began = time.monotonic()
-    stop, hurry = asyncio.Event(), asyncio.Event()
-    _stop_on_signals(stop, hurry)
+    stop, hurry, renew = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    _heed_signals(stop, hurry, renew)
     record = plan.data_dir / "run" / "parts.json"
     ended = await asyncio.to_thread(end_orphans, record, _ORPHAN_GRACE_S)
     with Board(Console()) as board:
@@ -66,15 +66,19 @@ async def _supervise(plan: Plan, bring: BringUp) -> int:
         async with Supervisor(board, record, plan.data_dir / "logs", hurry) as supervisor:
             start = Start(plan, board, supervisor, listening, began)
             try:
-                await first_of(_stay_up(start, bring), stop.wait(), _until_given_up(start))
+                await first_of(_stay_up(start, bring, renew), stop.wait(), _until_given_up(start))
             finally:
-                await _stop_in_order(supervisor, listening)
+                delay_s = plan.deployment.shutdown_delay_s if stop.is_set() else 0.0
+                await _stop_in_order(supervisor, listening, delay_s, hurry)
     return EXIT_STOPPED if stop.is_set() else EXIT_FAILED
 
 
-async def _stay_up(start: Start, bring: BringUp) -> None:
+async def _stay_up(start: Start, bring: BringUp, renew: asyncio.Event) -> None:
     await bring(start)
-    await asyncio.Event().wait()
+    while True:
+        await renew.wait()
+        renew.clear()
+        await start.supervisor.renew([*_gateways(start.supervisor), "drain"])
 
 
 async def _until_given_up(start: Start) -> None:
@@ -84,9 +88,18 @@ async def _until_given_up(start: Start) -> None:
     )
 
 
-async def _stop_in_order(supervisor: Supervisor, listening: socket.socket) -> None:
+def _gateways(supervisor: Supervisor) -> list[str]:
+    return [name for name in supervisor.names if name.startswith("gateway")]
+
+
+async def _stop_in_order(
+    supervisor: Supervisor, listening: socket.socket, delay_s: float, hurry: asyncio.Event
+) -> None:
     """What others need goes later: an engine still serves the gateway's last streams, Postgres the drain."""
-    gateways = [name for name in supervisor.names if name.startswith("gateway")]
+    gateways = _gateways(supervisor)
+    if delay_s:
+        supervisor.tell(gateways, signal.SIGUSR1)
+        await first_of(hurry.wait(), timeout_s=delay_s)
     stopping = asyncio.create_task(supervisor.stop(gateways))
     await asyncio.sleep(0)  # they are told: none is started again with the socket closed below
     listening.close()  # or new connections would wait in it for workers that are leaving
@@ -96,14 +109,25 @@ async def _stop_in_order(supervisor: Supervisor, listening: socket.socket) -> No
     await supervisor.stop([parts.POSTGRES])
 
 
-def _stop_on_signals(stop: asyncio.Event, hurry: asyncio.Event) -> None:
-    """The first signal stops, a second one cuts the grace short."""
+def _heed_signals(stop: asyncio.Event, hurry: asyncio.Event, renew: asyncio.Event) -> None:
+    """The first signal stops, a second one cuts the grace short. SIGHUP renews the gateway's processes one after the
+    other, but stops where it says that the terminal has gone."""
 
     def on_signal() -> None:
         (hurry if stop.is_set() else stop).set()
 
-    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        asyncio.get_running_loop().add_signal_handler(signum, on_signal)
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(signum, on_signal)
+    loop.add_signal_handler(signal.SIGHUP, on_signal if _has_terminal() else renew.set)
+
+
+def _has_terminal() -> bool:
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
 
 
 def _claim_ports(plan: Plan) -> socket.socket:

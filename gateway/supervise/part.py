@@ -18,6 +18,7 @@ class Part:
     env: Mapping[str, str] = field(default_factory=dict)
     prepare: tuple[str, ...] | None = None  # run to exit code 0 before `argv`, once; draws its progress
     ready_url: str | None = None  # ready at its first HTTP 200; without one, after SETTLED_S alive
+    ready_says_pid: bool = False  # and the answer names the process: it may come from another part
     start_timeout_s: float = 60.0
     stop_grace_s: float = 10.0  # from SIGTERM to SIGKILL
     pass_fds: tuple[int, ...] = ()

@@ -92,6 +92,7 @@ def gateway_parts(plan: Plan, listening_fd: int, port: int) -> list[Part]:
             name=f"gateway-{index}" if deployment.workers > 1 else "gateway",
             argv=(*_MODULE, "gateway.worker", "--fd", str(listening_fd), "--index", str(index), *options),
             ready_url=f"{url}/ready",
+            ready_says_pid=True,
             stop_grace_s=deployment.shutdown_grace_s + _AFTER_GRACE_S,
             pass_fds=(listening_fd,),
             needed=True,

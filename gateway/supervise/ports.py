@@ -98,4 +98,5 @@ def _refusal(host: str, port: int, option: str, error: OSError) -> str:
 
 
 def _shortened(command: str, limit: int = 100) -> str:
-    return command if len(command) <= limit else command[: limit - 1] + "…"
+    line = " ".join(command.split())
+    return line if len(line) <= limit else line[: limit - 1] + "…"

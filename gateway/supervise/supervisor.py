@@ -7,6 +7,7 @@ not what the parts are for (see `parts`, `main`).
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
@@ -61,6 +62,20 @@ class Supervisor:
                 if task.done() and (error := task.exception()) is not None:
                     raise error  # our own bug: let it be seen rather than leave a part unwatched
             await asyncio.sleep(0.1)
+
+    def tell(self, names: Iterable[str], signum: signal.Signals) -> None:
+        """Sends the processes of these parts a signal."""
+        for name in names:
+            if isinstance(keeper := self._keepers.get(name), Keeper):
+                keeper.tell(signum)
+
+    async def renew(self, names: Iterable[str]) -> None:
+        """These parts anew, one after the other; where one is not ready again, those after it are left alone."""
+        for name in names:
+            keeper = self._keepers.get(name)
+            if isinstance(keeper, Keeper) and not await keeper.renew():
+                self._board.say(f"{name} is not ready again, so the parts after it are left as they are")
+                return
 
     async def stop(self, names: Iterable[str]) -> None:
         """Stop these parts side by side, each within its own grace."""

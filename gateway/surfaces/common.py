@@ -20,6 +20,7 @@ from gateway.surfaces.homes import NO_HOMES, ResponseHomes
 from gateway.surfaces.wording import inferred_shape
 from gateway.telemetry.trace_context import TRACE_HEADERS
 from gateway.wire.errors import BadRequest, error_event
+from gateway.wire.fields import MAX_DEPTH
 from router.catalog import Target
 from router.policy import ROLES
 from router.query import Query
@@ -30,7 +31,7 @@ _HEADERS = {f"x-{name.replace('_', '-')}": name for name in OUR_METADATA[:-1]} |
 MAX_ID_CHARS = 256  # task ids and workflows are indexed
 BYTES_PER_TOKEN = 4  # a rule of thumb for routing and context checks, never for money
 TOKENS_PER_MESSAGE = 4
-MAX_DEPTH = 250  # of nesting that orjson writes; it reads four times as much
+MAX_VALUES = 1_000_000  # commas: each may be an object of a hundred times its bytes
 _TEXT_KEYS = ("text", "content", "output", "arguments", "function")  # of parts, items and tool calls
 _MODEL = re.compile(rb'"model"\s*:\s*"((?:[^"\\]|\\.)*)"')
 _ESCAPED_LETTER = b"\\u006"  # which begins the escapes of all letters in "model"
@@ -79,6 +80,8 @@ NO_SETTINGS = Settings()
 
 def decoded(raw: bytes) -> dict[str, Any]:
     """Raises `BadRequest`."""
+    if len(raw) > MAX_VALUES and raw.count(b",") > MAX_VALUES:
+        raise BadRequest(f"the body has more than {MAX_VALUES} values", code="invalid_json")
     try:
         value = orjson.loads(raw)
     except orjson.JSONDecodeError as error:

@@ -109,12 +109,12 @@ class _Forms:
         if MESSAGES in target.native:
             headers = messages.VERSION_HEADER | passed_headers(asked.headers, ANTHROPIC_HEADERS)
             return Form(asked.native_path, _native_body(asked, target), messages, headers)
-        is_engine = target.kind == "engine"
-        is_new = is_engine or RESPONSES in target.native  # OpenAI's newest models refuse `max_tokens`
+        is_ours = target.kind in ("engine", "vllm", "sglang")
+        is_new = is_ours or RESPONSES in target.native  # OpenAI's newest models refuse `max_tokens`
         body, dropped = messages_over_chat.request(
             value_for(asked, target),
             limit_name="max_completion_tokens" if is_new else "max_tokens",
-            extensions=("top_k",) if is_engine else (),
+            extensions=("top_k",) if is_ours else (),
         )
         refuse_dropped(target.refuses_unsupported, dropped, target.name)
         translation = _FromChat(asked.body, f"msg_{uuid4().hex}")

@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
-from gateway.config.deployment import AnthropicTarget, AnyTarget, Deployment, EngineTarget, LitellmTarget
+from gateway.config.deployment import (
+    AnthropicTarget,
+    AnyTarget,
+    Deployment,
+    EngineTarget,
+    LitellmTarget,
+    ServerTarget,
+)
 from gateway.telemetry.settings import Server, Telemetry, switched
 
 # OpenTelemetry's names of providers, where litellm's are others, and by the domains of their servers.
@@ -45,6 +52,8 @@ def telemetry_of(deployment: Deployment, env: Mapping[str, str]) -> Telemetry | 
 def server_of(target: AnyTarget) -> Server:
     if isinstance(target, EngineTarget):
         return _at("sparkgate", target.url)
+    if isinstance(target, ServerTarget):
+        return _at(target.kind, target.url)
     if isinstance(target, AnthropicTarget):
         return _at("anthropic", target.base_url)
     if isinstance(target, LitellmTarget):

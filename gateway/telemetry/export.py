@@ -22,12 +22,11 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExportResult
 
 from gateway.telemetry.figures import Figures
-from gateway.telemetry.settings import METRICS, TRACES, Telemetry
+from gateway.telemetry.settings import METRICS, TRACES, Telemetry, metrics_every_s
 from gateway.telemetry.spans import spans_of
 
 log = logging.getLogger("sparkgate.telemetry")
 QUEUE = 16_384  # spans
-METRICS_EVERY_S = 60.0  # unless `OTEL_METRIC_EXPORT_INTERVAL` says otherwise, in milliseconds
 CLOSE_WITHIN_S = 5.0
 
 
@@ -105,9 +104,7 @@ class Exporter:
 
     def _send_metrics(self, exporter: OTLPMetricExporter) -> None:
         """The exporter tries again by itself, then logs what went wrong."""
-        given = os.environ.get("OTEL_METRIC_EXPORT_INTERVAL")
-        every_s = float(given) / 1e3 if given else METRICS_EVERY_S
-        while not self._stop.wait(every_s):
+        while not self._stop.wait(metrics_every_s(os.environ)):
             exporter.export(self._figures.read(time.time_ns()))
 
 

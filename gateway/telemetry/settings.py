@@ -6,6 +6,7 @@ the exporters read more by themselves (certificates, compression, time limits). 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -15,6 +16,7 @@ import orjson
 from gateway.config.variables import TELEMETRY_VARIABLE
 
 TRACES, METRICS = "TRACES", "METRICS"
+METRICS_EVERY_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,3 +72,12 @@ def _is_on(signal: str, telemetry: Telemetry, env: Mapping[str, str]) -> bool:
         return False
     given = (f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
     return telemetry.endpoint is not None or any(env.get(name) for name in given)
+
+
+def metrics_every_s(env: Mapping[str, str]) -> float:
+    """The default stands in for what is no number of milliseconds, as OpenTelemetry wants it."""
+    try:
+        every_s = float(env.get("OTEL_METRIC_EXPORT_INTERVAL", "")) / 1e3
+    except ValueError:
+        return METRICS_EVERY_S
+    return every_s if 0 < every_s < threading.TIMEOUT_MAX else METRICS_EVERY_S

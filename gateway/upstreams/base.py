@@ -6,7 +6,7 @@ library: a failed connection is `Unreachable`, a stream that breaks is `CutOff`.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -65,4 +65,20 @@ class Upstream(Protocol):
         """Raises `Unreachable`."""
         ...
 
+    def hide(self, said: bytes) -> bytes:
+        """What the target said of a failure, without our secrets: some repeat the key that they refuse."""
+        ...
+
     async def close(self) -> None: ...
+
+
+MIN_SECRET_CHARS = 6  # shorter ones are words, and without them no message could be read
+
+
+def without(secrets: Iterable[str], said: bytes) -> bytes:
+    """`said` with `(hidden)` where one of the secrets was."""
+    for secret in secrets:
+        if len(secret) >= MIN_SECRET_CHARS:
+            for written in {secret, secret.replace("/", "\\/")}:  # as some write it in JSON
+                said = said.replace(written.encode(), b"(hidden)")
+    return said

@@ -15,6 +15,7 @@ from gateway.upstreams.base import CutOff, Unreachable
 
 MAX_UNREAD_BYTES = 256 * 1024  # beyond, the connection is not read until someone takes what is there
 MAX_DECODED_BYTES = 64 * 1024 * 1024  # of a compressed body, which nobody asked for
+MAX_BODY_BYTES = 128 * 1024 * 1024  # of any answer, streamed or not
 
 
 class Source(Protocol):
@@ -41,6 +42,7 @@ class Response(AsyncIterator[bytes]):
         self._connection = connection
         self._parts: list[bytes] = []
         self._unread_bytes = 0
+        self._room = MAX_BODY_BYTES
         self._decoder: _Decoder | None = None
         self._waiter: asyncio.Future[None] | None = None
 
@@ -101,6 +103,9 @@ class Response(AsyncIterator[bytes]):
         if data:
             self._parts.append(data)
             self._unread_bytes += len(data)
+            self._room -= len(data)
+            if self._room < 0:
+                raise CutOff(f"its answer grew past {MAX_BODY_BYTES // 1024**2} MiB")
 
     def end(self) -> None:
         if self._decoder is not None:

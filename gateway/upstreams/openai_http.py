@@ -10,7 +10,7 @@ from collections.abc import Collection
 from typing import Literal
 from urllib.parse import quote, urlsplit
 
-from gateway.upstreams.base import CutOff, Reply, Unreachable, UpstreamCall
+from gateway.upstreams.base import CutOff, Reply, Unreachable, UpstreamCall, without
 from gateway.upstreams.http_pool import Pool, header_lines
 
 Method = Literal["GET", "DELETE", "POST"]
@@ -26,6 +26,7 @@ class HttpUpstream:
         """`api_key_headers`: in which of `authorization` and `x-api-key` the target looks for its key."""
         base = urlsplit(base_url.rstrip("/").removesuffix("/v1"))
         authorization = {name: _KEYS[name].format(api_key) for name in api_key_headers} if api_key else {}
+        self._secrets = (api_key,) if api_key else ()
         self._pool = Pool(f"{base.scheme}://{base.netloc}")
         self._prefix = quote(base.path, safe="/%")
         self._authorization = header_lines(authorization)
@@ -53,6 +54,9 @@ class HttpUpstream:
             raise Unreachable(str(error)) from error
         finally:
             response.close()
+
+    def hide(self, said: bytes) -> bytes:
+        return without(self._secrets, said)
 
     async def close(self) -> None:
         await self._pool.close()

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from gateway.wire.fields import count
+
 _ORDINARY = frozenset(
     {"default", "auto", "standard", "standard_only", "on_demand", "global", "not_available"}
 )
@@ -30,5 +32,5 @@ def service_tier_of(value: Mapping[str, Any]) -> str | None:
 
 def apart(counts: Iterable[tuple[str, Any]]) -> dict[str, int] | None:
     """Those above 0."""
-    found = {name: count for name, count in counts if count and isinstance(count, int) and count > 0}
+    found = {name: number for name, told in counts if told and (number := count(told))}
     return found or None

@@ -14,7 +14,7 @@ import orjson
 
 from gateway.ledger.records import Usage
 from gateway.wire.billing import apart
-from gateway.wire.fields import inner
+from gateway.wire.fields import answered, count, inner
 from gateway.wire.sse import data_of, first_of
 
 MARKS = (
@@ -45,17 +45,14 @@ class Piece:
 
 
 def read_event(event: bytes) -> Piece:
-    """Never raises: an event that is not JSON is `is_malformed`."""
+    """Never raises: an event that is not a JSON object is `is_malformed`."""
     data = data_of(event)
     if data is None:
         return Piece()
     if data.strip() == b"[DONE]":
         return Piece(is_done=True)
-    try:
-        value = orjson.loads(data)
-    except orjson.JSONDecodeError:
-        return Piece(is_malformed=True)
-    if not isinstance(value, dict):
+    value = answered(data)
+    if value is None:
         return Piece(is_malformed=True)
     if value.get("error"):
         return Piece(value=value, is_error=True)
@@ -63,7 +60,7 @@ def read_event(event: bytes) -> Piece:
     return Piece(
         value=value,
         has_token=any(map(_has_token, choices)),
-        finish_reason=next((c["finish_reason"] for c in choices if c.get("finish_reason")), None),
+        finish_reason=_finish_reason(choices),
         usage=usage_of(value),
     )
 
@@ -89,22 +86,24 @@ def _has_token(choice: dict[str, Any]) -> bool:
 
 
 def usage_of(value: dict[str, Any]) -> Usage | None:
-    """Token counts of a body or chunk; None when it has none. Details that are absent count 0."""
+    """Token counts of a body or chunk; None when it has none that can be. Details that are absent count 0."""
     usage = value.get("usage")
-    if not isinstance(usage, dict) or not isinstance(usage.get("prompt_tokens"), int):
+    if not isinstance(usage, dict) or usage.get("prompt_tokens") is None:
+        return None
+    read, written = count(usage["prompt_tokens"]), count(usage.get("completion_tokens"))
+    if read is None or written is None:
         return None
     into, out_of = usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")
     into = into if isinstance(into, dict) else {}
     out_of = out_of if isinstance(out_of, dict) else {}
-    read, written = usage["prompt_tokens"], usage.get("completion_tokens") or 0
-    reasoning = out_of.get("reasoning_tokens") or 0
+    reasoning = count(out_of.get("reasoning_tokens")) or 0
     if reasoning and usage.get("total_tokens") == read + written + reasoning:
         written += reasoning  # xAI counts them beside the others
     return Usage(
         input_tokens=read,
         output_tokens=written,
-        cached_tokens=into.get("cached_tokens") or 0,
-        cache_write_tokens=into.get("cache_write_tokens") or 0,
+        cached_tokens=count(into.get("cached_tokens")) or 0,
+        cache_write_tokens=count(into.get("cache_write_tokens")) or 0,
         reasoning_tokens=reasoning,
         apart=_apart(usage, into, out_of),
     )
@@ -136,7 +135,12 @@ def _apart(usage: dict[str, Any], into: dict[str, Any], out_of: dict[str, Any]) 
 
 
 def finish_reason_of(body: dict[str, Any]) -> str | None:
-    return next((c["finish_reason"] for c in _choices(body) if c.get("finish_reason")), None)
+    return _finish_reason(_choices(body))
+
+
+def _finish_reason(choices: list[dict[str, Any]]) -> str | None:
+    reasons = (choice.get("finish_reason") for choice in choices)
+    return next((reason for reason in reasons if reason and isinstance(reason, str)), None)
 
 
 def without_usage_nulls(events: bytes) -> bytes | None:

@@ -17,7 +17,7 @@ import orjson
 from gateway.ledger.records import Usage
 from gateway.wire import chat
 from gateway.wire.errors import UpstreamFailed
-from gateway.wire.fields import inner, json_object
+from gateway.wire.fields import index_of, inner, json_object, string
 from gateway.wire.messages import error_value, event, usage_value
 
 # By kind of block: the type of its deltas, and the key of their text.
@@ -163,8 +163,7 @@ class StreamTranslator:
     def _call(self, call: dict[str, Any]) -> None:
         """Takes in a fragment of a tool call. Some servers give every call the same index, or none."""
         function = inner(call, "function")
-        index = call["index"] if isinstance(call.get("index"), int) else 0
-        call_id, name = call.get("id") or "", function.get("name") or ""
+        index, call_id, name = index_of(call), string(call, "id"), string(function, "name")
         block = self._calls.get(index)
         if block is None or (name and call_id and call_id != block.id):
             block = self._calls[index] = _Block("tool_use")

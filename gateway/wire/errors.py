@@ -9,10 +9,12 @@ GatewayError
 ├── Conflict            409  what the call builds on was changed by somebody else
 ├── RequestTimeout      408  the request did not come in time
 ├── BodyTooLarge        413
+├── BodyEncoded         415  the body is compressed
 ├── HeadersTooLarge     431
 ├── RateLimited         429  the key's calls a minute or at once are used up
 │   └── TokensLimited   429  its tokens a minute are
 ├── BudgetSpent         429  the key's budget of the day or month is
+├── TooManyConnections  503  the worker has no room for another
 ├── NoTarget            503  nothing can serve this call now
 ├── LedgerFull          503  the spool has no room for another record
 ├── LedgerAway          503  what only the database knows cannot be known now
@@ -103,6 +105,10 @@ class BodyTooLarge(GatewayError):
     status, type, default_code = 413, "invalid_request_error", "body_too_large"
 
 
+class BodyEncoded(GatewayError):
+    status, type, default_code = 415, "invalid_request_error", "unsupported_content_encoding"
+
+
 class HeadersTooLarge(GatewayError):
     status, type, default_code = 431, "invalid_request_error", "headers_too_large"
 
@@ -117,6 +123,10 @@ class TokensLimited(RateLimited):
 
 class BudgetSpent(GatewayError):
     status, type, default_code = 429, "insufficient_quota", "insufficient_quota"
+
+
+class TooManyConnections(GatewayError):
+    status, type, default_code = 503, "service_unavailable_error", "too_many_connections"
 
 
 class NoTarget(GatewayError):

@@ -13,6 +13,8 @@ import orjson
 
 from gateway.wire.errors import BadRequest
 
+MAX_TOKENS = 2**31 - 1  # as the ledger's columns hold them
+MAX_DEPTH = 250  # of nesting that orjson writes; it reads four times as much
 T = TypeVar("T", str, int, list[Any], dict[str, Any])
 _WORDS = {str: "a string", int: "an integer", list: "a list", dict: "an object"}
 
@@ -49,6 +51,46 @@ def inner(value: dict[str, Any], key: str) -> dict[str, Any]:
     """The object under `key`; an empty one if there is none. For answers, which nobody can be asked to correct."""
     item = value.get(key)
     return item if isinstance(item, dict) else {}
+
+
+def count(value: Any) -> int | None:
+    """A number of tokens as a target tells it, 0 where it tells none; None for what can be no such number."""
+    if type(value) is float and value.is_integer():
+        value = int(value)
+    elif value is None:
+        return 0
+    return value if type(value) is int and 0 <= value <= MAX_TOKENS else None
+
+
+def inner_objects(value: dict[str, Any], key: str) -> list[dict[str, Any]]:
+    """The objects in the list under `key`; none if there is no list."""
+    items = value.get(key)
+    return [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []
+
+
+def string(value: dict[str, Any], key: str) -> str:
+    """The text under `key`; empty if there is none."""
+    item = value.get(key)
+    return item if isinstance(item, str) else ""
+
+
+def index_of(value: dict[str, Any]) -> int:
+    """Where it stands among its like; 0 where that is not said."""
+    index = value.get("index")
+    return index if isinstance(index, int) else 0
+
+
+def answered(data: bytes) -> dict[str, Any] | None:
+    """The JSON object that a target answered with; None for anything else, and for one that is nested more deeply
+    than it could be written again."""
+    try:
+        value = orjson.loads(data)
+        could_be_deep = len(data) > 2 * MAX_DEPTH
+        if could_be_deep and data.count(b"{") + data.count(b"[") > MAX_DEPTH:
+            orjson.dumps(value)
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError):
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def json_object(text: str) -> dict[str, Any] | None:

@@ -13,7 +13,7 @@ import orjson
 from gateway.ledger.records import Usage
 from gateway.wire.billing import apart
 from gateway.wire.chat import Piece
-from gateway.wire.fields import inner
+from gateway.wire.fields import MAX_TOKENS, answered, count, inner
 from gateway.wire.sse import data_of, first_of
 
 VERSION_HEADER = {"anthropic-version": "2023-06-01"}  # what ours are written for
@@ -51,11 +51,8 @@ def read_event(event: bytes) -> Piece:
     data = data_of(event)
     if data is None:
         return Piece()
-    try:
-        value = orjson.loads(data)
-    except orjson.JSONDecodeError:
-        return Piece(is_malformed=True)
-    if not isinstance(value, dict):
+    value = answered(data)
+    if value is None:
         return Piece(is_malformed=True)
     kind = value.get("type")
     return Piece(
@@ -79,20 +76,24 @@ def _has_token(value: dict[str, Any]) -> bool:
 
 
 def usage_of(value: dict[str, Any]) -> Usage | None:
-    """Token counts of a message or a `message_delta`; None when it has none. Absent ones count 0.
+    """Token counts of a message or a `message_delta`; None when it has none that can be. Absent ones count 0.
 
     Anthropic's `input_tokens` leaves out what the cache served or took in; ours is the sum.
     """
     usage = inner(value, "usage")
     if not usage:
         return None
-    cached, written = _count(usage, "cache_read_input_tokens"), _count(usage, "cache_creation_input_tokens")
+    fresh, output = count(usage.get("input_tokens")), count(usage.get("output_tokens"))
+    cached = count(usage.get("cache_read_input_tokens")) or 0
+    written = count(usage.get("cache_creation_input_tokens")) or 0
+    if fresh is None or output is None or (read := fresh + cached + written) > MAX_TOKENS:
+        return None
     return Usage(
-        input_tokens=_count(usage, "input_tokens") + cached + written,
-        output_tokens=_count(usage, "output_tokens"),
+        input_tokens=read,
+        output_tokens=output,
         cached_tokens=cached,
         cache_write_tokens=written,
-        reasoning_tokens=_count(inner(usage, "output_tokens_details"), "thinking_tokens"),
+        reasoning_tokens=count(inner(usage, "output_tokens_details").get("thinking_tokens")) or 0,
         apart=_apart(usage) if "cache_creation" in usage or "server_tool_use" in usage else None,
     )
 
@@ -160,8 +161,3 @@ def _signed(turn: Any) -> Any:
 
 def _is_unsigned(block: Any) -> bool:
     return isinstance(block, dict) and block.get("type") == "thinking" and not block.get("signature")
-
-
-def _count(value: dict[str, Any], key: str) -> int:
-    item = value.get(key)
-    return item if isinstance(item, int) else 0

@@ -14,7 +14,7 @@ from gateway.ledger.records import Usage
 from gateway.wire.billing import apart
 from gateway.wire.chat import Piece
 from gateway.wire.errors import error_value
-from gateway.wire.fields import inner
+from gateway.wire.fields import answered, count, inner, inner_objects
 from gateway.wire.sse import data_of, first_of
 
 _TALK = ("message", "reasoning")  # items that say nothing yet when they are added; any other is a tool call
@@ -48,11 +48,8 @@ def read_event(event: bytes) -> Piece:
         return Piece()
     if data.strip() == b"[DONE]":  # not published, but some servers end with it
         return Piece(is_done=True)
-    try:
-        value = orjson.loads(data)
-    except orjson.JSONDecodeError:
-        return Piece(is_malformed=True)
-    if not isinstance(value, dict):
+    value = answered(data)
+    if value is None:
         return Piece(is_malformed=True)
     kind, response = str(value.get("type")), inner(value, "response")
     if kind in ("error", "response.failed") or value.get("error"):
@@ -87,25 +84,25 @@ def _error_of(value: dict[str, Any], response: dict[str, Any]) -> dict[str, Any]
 
 
 def usage_of(value: dict[str, Any]) -> Usage | None:
-    """Token counts of a response; None when it has none. Details that are absent count 0."""
+    """Token counts of a response; None when it has none that can be. Details that are absent count 0."""
     usage = inner(value, "usage")
-    if not isinstance(usage.get("input_tokens"), int):
+    read, written = count(usage.get("input_tokens")), count(usage.get("output_tokens"))
+    if usage.get("input_tokens") is None or read is None or written is None:
         return None
     into, out_of = inner(usage, "input_tokens_details"), inner(usage, "output_tokens_details")
     return Usage(
-        input_tokens=usage["input_tokens"],
-        output_tokens=usage.get("output_tokens") or 0,
-        cached_tokens=into.get("cached_tokens") or 0,
-        cache_write_tokens=into.get("cache_write_tokens") or 0,
-        reasoning_tokens=out_of.get("reasoning_tokens") or 0,
-        apart=apart((("web_searches", _searches(value.get("output"))),)),
+        input_tokens=read,
+        output_tokens=written,
+        cached_tokens=count(into.get("cached_tokens")) or 0,
+        cache_write_tokens=count(into.get("cache_write_tokens")) or 0,
+        reasoning_tokens=count(out_of.get("reasoning_tokens")) or 0,
+        apart=apart((("web_searches", _searches(value)),)),
     )
 
 
-def _searches(output: Any) -> int:
+def _searches(response: dict[str, Any]) -> int:
     """Web searches that the target made itself; opening a page that was found is none."""
-    items = output if isinstance(output, list) else []
-    calls = [item for item in items if isinstance(item, dict) and item.get("type") == "web_search_call"]
+    calls = [item for item in inner_objects(response, "output") if item.get("type") == "web_search_call"]
     return sum(inner(item, "action").get("type", "search") == "search" for item in calls)
 
 
@@ -131,8 +128,7 @@ def finish_reason_of(body: dict[str, Any]) -> str | None:
         return "content_filter" if reason == "content_filter" else "length"
     if body.get("status") != "completed":
         return None
-    output = body.get("output") or []
-    is_calling = any(isinstance(item, dict) and item.get("type") in _CALLS_TO_MAKE for item in output)
+    is_calling = any(item.get("type") in _CALLS_TO_MAKE for item in inner_objects(body, "output"))
     return "tool_calls" if is_calling else "stop"
 
 

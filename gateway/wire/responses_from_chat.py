@@ -14,7 +14,7 @@ import orjson
 
 from gateway.wire.chat import usage_of
 from gateway.wire.errors import UpstreamFailed
-from gateway.wire.fields import inner
+from gateway.wire.fields import index_of, inner, inner_objects, string
 from gateway.wire.responses import usage_value
 from gateway.wire.responses_output import CustomCall, Events, FunctionCall, Item, Part, Talk
 
@@ -32,11 +32,11 @@ def response(
 
     Raises `UpstreamFailed` for an answer that is none.
     """
-    choice = next(iter(_objects(value, "choices")), {})
+    choice = next(iter(inner_objects(value, "choices")), {})
     message = inner(choice, "message")
     if not message:
         raise UpstreamFailed("the target's answer has no message", code="bad_response")
-    calls = [{**call, "index": index} for index, call in enumerate(_objects(message, "tool_calls"))]
+    calls = [{**call, "index": index} for index, call in enumerate(inner_objects(message, "tool_calls"))]
     translator = StreamTranslator(body, response_id, created_at)
     translator.feed({**value, "choices": [{**choice, "index": 0, "delta": {**message, "tool_calls": calls}}]})
     translator.finish()
@@ -53,7 +53,9 @@ class StreamTranslator:
         """`body` is the caller's request, `created_at` in Unix seconds."""
         self.response = _opening(body, response_id, created_at)
         self._stem = response_id.removeprefix("resp_")
-        self._custom = {tool.get("name") for tool in _objects(body, "tools") if tool.get("type") == "custom"}
+        self._custom = {
+            tool.get("name") for tool in inner_objects(body, "tools") if tool.get("type") == "custom"
+        }
         self._events = Events()
         self._items: list[Item] = []
         self._calls: dict[int, FunctionCall] = {}  # by the target's index
@@ -65,7 +67,7 @@ class StreamTranslator:
         usage = usage_of(chunk)
         if usage is not None:
             self.response["usage"] = usage_value(usage)
-        for choice in _objects(chunk, "choices"):
+        for choice in inner_objects(chunk, "choices"):
             if not choice.get("index"):
                 self._take(choice)
         return self._events.take()
@@ -109,13 +111,13 @@ class StreamTranslator:
 
     def _take(self, choice: dict[str, Any]) -> None:
         delta = inner(choice, "delta")
-        logprobs = _objects(inner(choice, "logprobs"), "content")
+        logprobs = inner_objects(inner(choice, "logprobs"), "content")
         self._say("reasoning_text", _spoken(delta.get("reasoning_content") or delta.get("reasoning")))
         self._say("output_text", _spoken(delta.get("content")), logprobs)
         self._say("refusal", _spoken(delta.get("refusal")))
-        for call in _objects(delta, "tool_calls"):
+        for call in inner_objects(delta, "tool_calls"):
             self._call(call)
-        self._finish_reason = choice.get("finish_reason") or self._finish_reason
+        self._finish_reason = string(choice, "finish_reason") or self._finish_reason
 
     def _say(self, part: Part, text: str, logprobs: Sequence[dict[str, Any]] = ()) -> None:
         if not text:
@@ -132,7 +134,7 @@ class StreamTranslator:
     def _call(self, delta: dict[str, Any]) -> None:
         """A fragment of a tool call. Some servers give every call the same index, or none."""
         function = inner(delta, "function")
-        index, call_id, name = delta.get("index") or 0, delta.get("id") or "", function.get("name") or ""
+        index, call_id, name = index_of(delta), string(delta, "id"), string(function, "name")
         call = self._calls.get(index)
         if call is None or (name and call_id and call_id != call.value["call_id"]):
             call = self._calls[index] = self._begin_call(call_id, name)
@@ -175,7 +177,7 @@ def _opening(body: dict[str, Any], response_id: str, created_at: int) -> dict[st
         "temperature": body.get("temperature"),
         "text": {"format": {"type": "text"}, **_given(inner(body, "text"))},
         "tool_choice": body.get("tool_choice") or "auto",
-        "tools": [_echoed(tool) for tool in _objects(body, "tools")],
+        "tools": [_echoed(tool) for tool in inner_objects(body, "tools")],
         "top_p": body.get("top_p"),
         "truncation": "disabled",
         **_given({name: body.get(name) for name in _ECHOED}),
@@ -196,9 +198,3 @@ def _spoken(content: Any) -> str:
     if isinstance(content, list):
         content = "".join(str(part.get("text") or "") for part in content if isinstance(part, dict))
     return content if isinstance(content, str) else ""
-
-
-def _objects(value: dict[str, Any], key: str) -> list[dict[str, Any]]:
-    """The objects in a list of an answer, or of a request that was checked."""
-    items = value.get(key)
-    return [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []

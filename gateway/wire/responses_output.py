@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from gateway.wire.fields import json_object
+from gateway.wire.fields import inner_objects, json_object
 from gateway.wire.responses import event
 
 Part = Literal["output_text", "refusal", "reasoning_text"]
@@ -181,13 +181,13 @@ class CustomCall(FunctionCall):
 
 def _logprob(token: dict[str, Any]) -> dict[str, Any]:
     """As parts have it: `bytes` is a list, empty where the target knows none."""
-    top = [_short(one) | {"bytes": one.get("bytes") or []} for one in token.get("top_logprobs") or ()]
+    top = [_short(one) | {"bytes": one.get("bytes") or []} for one in inner_objects(token, "top_logprobs")]
     return _short(token) | {"bytes": token.get("bytes") or [], "top_logprobs": top}
 
 
 def _short_logprob(token: dict[str, Any]) -> dict[str, Any]:
     """As events of text have it."""
-    return _short(token) | {"top_logprobs": list(map(_short, token.get("top_logprobs") or ()))}
+    return _short(token) | {"top_logprobs": list(map(_short, inner_objects(token, "top_logprobs")))}
 
 
 def _short(token: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-_EVENT_END = re.compile(rb"\r\n\r\n|\n\n|\r\r|\n\r\n|\r\n\n")
+_EVENT_END = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r)")
 MAX_EVENT_BYTES = 8 * 1024 * 1024
 
 
@@ -40,7 +40,7 @@ class EventSplitter:
         start = 0
         for end in _EVENT_END.finditer(data, seen):
             if end.end() == len(data) and end.group().endswith(b"\r"):
-                break  # "\r\r" at the very end may be the first half of "\r\r\n": wait for the next byte
+                break  # a CR at the very end may be the first half of CRLF: wait for the next byte
             events.append(data[start : end.end()])
             start = end.end()
         self._rest = data[start:]
@@ -70,7 +70,8 @@ def first_of(marks: Iterable[bytes], data: bytes) -> int:
 
 def data_of(event: bytes) -> bytes | None:
     """The event's data: its `data` lines joined by LF; None for comments and keep-alives."""
-    if event.startswith(b"data: ") and event.count(b"\n") == 2 and event.endswith(b"\n\n"):
+    is_one_line = event.endswith(b"\n\n") and event.find(b"\n") == len(event) - 2 and b"\r" not in event
+    if is_one_line and event.startswith(b"data: "):
         return event[6:-2]  # the only form nearly all servers send
     lines = [line for line in re.split(rb"\r\n|\n|\r", event) if line.startswith(b"data")]
     values = [_value(line) for line in lines if line == b"data" or line[4:5] == b":"]

@@ -7,7 +7,10 @@ import pytest
 from sqlalchemy import Engine, insert
 
 from dashboard.engines import charts, queries, yields
+from dashboard.engines import tables as engine_tables
 from gateway.ledger import tables
+from gateway.upstreams.server_metrics import Reading
+from gateway.upstreams.server_pace import Pace
 from tests.dashboard import traffic
 
 
@@ -65,6 +68,22 @@ def test_latencies_fall_into_the_band_of_their_minute(
     assert bands.loc["1", "accepted_length"] == 2.374
     figure = charts.tails(bands.reset_index(), queries.CONCURRENCIES)
     assert list(figure.data[0].x) == ["1", "5-8"]
+
+
+def test_a_servers_samples_show_what_it_tells_and_nothing_else(
+    reader: Engine, writer: Engine, minute: datetime
+) -> None:
+    told = Reading(running=3, waiting=0, kv_used=0.25, drafts=100, drafted=400, accepted=300)
+    sampled(writer, traffic.engine_sample(minute) | {"state": Pace("vllm", 64).look(told, 0.0)})
+    rows = queries.states(reader, traffic.ENGINE, minute, minute + timedelta(minutes=1), 60)
+    speculation = yields.newest(rows, "speculation")
+    assert (speculation["accepted_length"], speculation["waste"]) == (4.0, 0.25)
+    assert yields.by_band(speculation).empty
+    assert yields.over_time(rows, "step_s").empty
+    row = engine_tables.top_row(
+        queries.load(reader, traffic.ENGINE, minute, 60), speculation, rows["drafter"].iloc[-1], None
+    )
+    assert "drafts from vllm" in row.text
 
 
 def test_only_sampled_targets_are_engines(reader: Engine, writer: Engine, minute: datetime) -> None:

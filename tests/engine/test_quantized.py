@@ -190,6 +190,20 @@ def test_a_missing_compiler_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.skipif(not has_tiles(), reason="no AMX")
+def test_a_library_built_ahead_serves_without_a_compiler_and_computes_the_same(
+    toy_folder: Path, quantized: QuantizedLlama, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(library, "_AHEAD_PATH", tmp_path / "ahead.so")
+    library.build_ahead()
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    library.load_library.cache_clear()
+    ids = tokens(50, seed=3)
+    ahead = Runner(load_quantized(toy_folder)).run((make_sequence("a", ids), 50))["a"]
+    library.load_library.cache_clear()
+    assert torch.equal(ahead, Runner(quantized).run((make_sequence("a", ids), 50))["a"])
+
+
+@pytest.mark.skipif(not has_tiles(), reason="no AMX")
 def test_auto_is_this_format_where_it_can_run(tmp_path: Path) -> None:
     cpu = torch.device("cpu")
     write_toy_model(tmp_path / "fits")

@@ -99,7 +99,7 @@ async def running_gateway(
     """`limits`: further settings of targets, by name."""
     async with AsyncExitStack() as stack:
         fakes = {name: await stack.enter_async_context(fake_upstream()) for name in targets}
-        listed = [_target(name, fake.url) | (limits or {}).get(name, {}) for name, fake in fakes.items()]
+        listed = [_target(name, fake.url, (limits or {}).get(name, {})) for name, fake in fakes.items()]
         given = {"engine": {"enabled": False}, "targets": listed, **deployment}
         policy_file = data_dir / "policy.yaml"
         policy_file.write_text(policy)
@@ -122,9 +122,10 @@ async def running_gateway(
             await serving
 
 
-def _target(name: str, url: str) -> dict[str, Any]:
-    model, api_key = f"{name}-model", f"key-of-{name}"
-    return {"kind": "openai", "name": name, "base_url": url, "model": model, "api_key": api_key}
+def _target(name: str, url: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    address = "url" if given.get("kind") in ("vllm", "sglang") else "base_url"
+    usual = {"kind": "openai", "name": name, "model": f"{name}-model", "api_key": f"key-of-{name}"}
+    return {**usual, address: url, **given}
 
 
 async def _add_key(database_url: str) -> None:

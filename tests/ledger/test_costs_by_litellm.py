@@ -50,7 +50,9 @@ def litellm() -> Iterator[Any]:
         import litellm
 
         patch.setattr(litellm, "suppress_debug_info", True)
-        patch.setattr(litellm, "model_cost", litellm.get_model_cost_map(url=""))
+        patch.setattr(
+            litellm, "model_cost", litellm.litellm_core_utils.get_model_cost_map.get_model_cost_map(url="")
+        )
         litellm.utils._invalidate_model_cost_lowercase_map()
         yield litellm
     litellm.utils._invalidate_model_cost_lowercase_map()

@@ -42,3 +42,23 @@ def test_it_reads_what_there_is_and_writes_nothing(clean_database_url: str) -> N
         assert not may(connection, "CREATE TABLE mine (x int)")
         assert not may(connection, "SELECT pg_read_file('PG_VERSION')")
     reader.dispose()
+
+
+def test_a_password_is_set_changed_and_left_alone_and_reaches_the_server_as_its_verifier(
+    clean_database_url: str,
+) -> None:
+    owner = create_engine(clean_database_url)
+
+    def verifier() -> str:
+        with owner.connect() as connection:
+            stored = text("SELECT rolpassword FROM pg_authid WHERE rolname = :role")
+            return str(connection.scalar(stored, {"role": ROLE}))
+
+    assert f"//{ROLE}:quo%27te@" in reader_url(clean_database_url, "quo'te")
+    first = verifier()
+    assert first.startswith("SCRAM-SHA-256$")
+    reader_url(clean_database_url)
+    assert verifier() == first
+    reader_url(clean_database_url, "another")
+    assert verifier() != first
+    owner.dispose()

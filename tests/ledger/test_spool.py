@@ -144,12 +144,15 @@ def test_a_write_that_the_disk_refuses_is_reported_and_leaves_no_torn_line(tmp_p
     try:
         with pytest.raises(LedgerFull, match="cannot write"):
             spool.append({"pad": "x" * 10_000})
+        assert spool.is_full
+        assert spool.is_disk_full
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, previous)
     assert spool.full_losses == 1
     spool.append({"n": 2})
     spool.close()
+    assert not Spool(tmp_path, "w0", 100 * MIB).is_full
     (path,) = segments.ready(tmp_path)
     assert records_in(path) == [{"n": 1}, {"n": 2}]
 

@@ -141,6 +141,7 @@ catalogs = st.builds(
     Catalog,
     targets=st.tuples(*map(targets, NAMES)).map(lambda all_: {target.name: target for target in all_}),
     models=st.just({"gpt-4o": ("auto",), "pair": ("a", "b")}),
+    fallbacks=st.sampled_from([{}, {"pair": ("c", "b")}]),
 )
 slos = st.builds(
     Slo,

@@ -60,6 +60,15 @@ def test_retry_after_sheds_at_once_for_that_long() -> None:
     assert breaker.state(17.0) == "probing"
 
 
+def test_what_had_been_taken_before_does_not_end_the_patience_asked_for() -> None:
+    breaker = Breaker()
+    breaker.fail(10.0, retry_after_s=7.0)
+    breaker.succeed(12.0)
+    assert breaker.state(16.9) == "shedding"
+    breaker.succeed(17.0)
+    assert breaker.state(17.0) == "admitting"
+
+
 @given(st.lists(st.tuples(st.booleans(), st.floats(0, 100), st.none() | st.floats(0, 1e6)), max_size=60))
 def test_never_sheds_longer_than_the_longest_pause(steps: list[tuple[bool, float, float | None]]) -> None:
     breaker, now = Breaker(), 0.0
@@ -67,7 +76,7 @@ def test_never_sheds_longer_than_the_longest_pause(steps: list[tuple[bool, float
         now += wait
         if is_success:
             breaker.succeed(now)
-            assert breaker.state(now) == "admitting"
+            assert breaker.state(now) == "admitting" or now < breaker.asked_until_s
         else:
             breaker.fail(now, retry_after_s)
         assert breaker.until_s - now <= LONGEST_ASKED_S + 1e-9

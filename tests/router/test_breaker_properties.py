@@ -37,8 +37,9 @@ class BreakerBesideItsModel(RuleBasedStateMachine):
         super().__init__()
         self.breaker, self.now = Breaker(), 1_000.0
         self.calls: list[Call] = []  # since a success last ended a pause
-        self.pauses: list[Pause] = []  # since the last success
+        self.pauses: list[Pause] = []  # since a success last ended one
         self.in_a_row = 0
+        self.asked_until_s = 0.0
 
     @property
     def ends_s(self) -> float:
@@ -68,8 +69,10 @@ class BreakerBesideItsModel(RuleBasedStateMachine):
     def succeed(self, times: int) -> None:
         for _ in range(times):
             self.breaker.succeed(self.now)
-            self.calls = [*([] if self.pauses else self.calls), Call(self.now, False)]
-            self.pauses, self.in_a_row = [], 0
+            if self.pauses and self.now >= self.asked_until_s:
+                self.calls, self.pauses = [], []
+            self.calls.append(Call(self.now, False))
+            self.in_a_row = 0
 
     @rule(retry_after_s=st.sampled_from([None, None, None, 0.5, 45.0, 3_600.0]))
     def fail(self, retry_after_s: float | None) -> None:
@@ -78,6 +81,7 @@ class BreakerBesideItsModel(RuleBasedStateMachine):
         self.in_a_row += 1
         if retry_after_s is not None:
             self.rest(min(retry_after_s, LONGEST_ASKED_S))
+            self.asked_until_s = self.ends_s
         elif self.pauses:
             if self.now >= self.ends_s:  # a probe
                 self.rest(min(max(2 * self.pauses[-1].lasts_s, FIRST_PAUSE_S), LONGEST_PAUSE_S))

@@ -21,6 +21,14 @@ def test_names_that_apps_use_are_mapped_exact_first_then_patterns() -> None:
     assert known.resolve("solo") == Named(pinned=("b",), via="models")
 
 
+def test_a_name_in_the_map_goes_before_a_target_of_that_name() -> None:
+    known = catalog("a", "b", models={"a": ("a", "b"), "*": ("b",)}, fallbacks={"a": ("c",), "*": ("a",)})
+    assert known.resolve("a") == Named(pinned=("a", "b"), fallback=("c",), via="models")
+    assert known.resolve("b") == Named(pinned=("b",), via="target")
+    assert known.resolve("other") == Named(pinned=("b",), fallback=("a",), via="models")
+    assert catalog("a", models={"auto": ("a",)}).resolve("auto") == Named()
+
+
 def test_unknown_names_are_routed_or_refused_as_configured() -> None:
     assert catalog("a").resolve("whatever") == Named(via="unknown_model")
     assert catalog("a", unknown_model="reject").resolve("whatever") is None

@@ -200,6 +200,17 @@ def test_a_pinned_name_goes_there_and_nowhere_else() -> None:
     assert "pins" in decision.reason
 
 
+def test_a_names_own_fallbacks_stand_in_for_its_targets_and_for_no_others() -> None:
+    known = catalog("a", "b", "c", models={"m": ("a",)}, fallbacks={"m": ("c", "a")})
+    rules = policy(candidates=("b",), fallback=("b",))
+    decision = decide(query(model="m"), known, rules, Fleet(), NOW, 0.0)
+    assert [(c.target, c.role) for c in decision.candidates] == [("a", "candidate"), ("c", "fallback")]
+    free = decide(query(), known, rules, Fleet(), NOW, 0.0)
+    assert order_of(free.candidates) == ["b"]
+    bound = decide(query(model="m", target="a"), known, rules, Fleet(), NOW, 0.0)
+    assert order_of(bound.candidates) == ["a"]
+
+
 def test_an_unknown_model_is_refused_when_so_configured() -> None:
     with pytest.raises(UnknownModel):
         decide(query(model="nope"), catalog("a", unknown_model="reject"), policy(), Fleet(), NOW, 0.5)

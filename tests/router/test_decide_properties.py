@@ -52,7 +52,7 @@ def named(situation: Situation) -> list[str]:
     if call.target:
         return [call.target]
     if pinned:
-        return pinned
+        return list(dict.fromkeys([*pinned, *situation.catalog.fallbacks.get(call.model, ())]))
     by_role = rules.roles.get(call.role or "", ())
     return list(dict.fromkeys([*(by_role or rules.candidates or NAMES), *rules.fallback]))
 

@@ -271,3 +271,39 @@ def test_a_fault_in_a_keeper_is_not_swallowed(tmp_path: Path, board: Board) -> N
 
     with pytest.raises(ZeroDivisionError, match="a bug of ours"):
         asyncio.run(scene())
+
+
+def test_parts_are_renewed_one_after_the_other_and_told_things_meanwhile(
+    run: Callable[[Scene], None], server_file: Path, free_port: int, shown: io.StringIO
+) -> None:
+    async def scene(supervisor: Supervisor) -> None:
+        keeper = supervisor.keep(server(server_file, free_port))
+        await keeper.was_ready.wait()
+        first = await pid_at(free_port)
+        await supervisor.renew(["server"])
+        second = await pid_at(free_port)
+        assert second != first
+        supervisor.tell(["server"], signal.SIGKILL)
+        await until(lambda: shown.getvalue().count("ready") == 3)
+
+    run(scene)
+    assert "was asked to stop" in (server_file.with_name("stops.txt")).read_text()
+
+
+def test_where_one_part_does_not_come_back_those_after_it_are_left_alone(
+    run: Callable[[Scene], None], server_file: Path, free_port: int, shown: io.StringIO, tmp_path: Path
+) -> None:
+    async def scene(supervisor: Supervisor) -> None:
+        part = server(server_file, free_port, start_timeout_s=1.0, stop_grace_s=1.0)
+        first = supervisor.keep(part)
+        await first.was_ready.wait()
+        other = supervisor.keep(Part(name="other", argv=python("-c", "import time; time.sleep(600)")))
+        await other.was_ready.wait()
+        (pid,) = [child.pid for child in recorded(tmp_path / "parts.json") if child.name == "other"]
+        server_file.write_text("raise SystemExit(1)")
+        await supervisor.renew(["server", "other"])
+        assert not first.gave_up
+        assert psutil.Process(pid).status() == psutil.STATUS_SLEEPING
+
+    run(scene)
+    assert "server is not ready again, so the parts after it are left as they are" in shown.getvalue()

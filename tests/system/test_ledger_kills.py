@@ -47,6 +47,7 @@ class Load:
     completed: list[str] = field(default_factory=list)
     refused: list[int] = field(default_factory=list)  # statuses of whole answers that were not 200
     broken: int = 0
+    unconnected: int = 0  # of these, never begun
     times: list[tuple[float, float]] = field(default_factory=list)  # sent, seconds
 
     def waits(self, since: float, until: float) -> str:
@@ -105,13 +106,15 @@ async def _call(http: aiohttp.ClientSession, load: Load, stream: bool) -> None:
     try:
         async with http.post(PATH, json=body) as answer:
             text = await answer.text()
-    except (aiohttp.ClientError, ConnectionError):
+    except (aiohttp.ClientError, ConnectionError) as error:
         load.broken += 1
+        load.unconnected += isinstance(error, aiohttp.ClientConnectorError)
         return
     if stream and answer.status == 200 and not text.rstrip().endswith("[DONE]"):
         load.broken += 1
         return
-    load.completed.append(answer.headers["x-request-id"].removeprefix("req_"))
+    if "x-request-id" in answer.headers:  # else it was turned away at the door, and no row is due
+        load.completed.append(answer.headers["x-request-id"].removeprefix("req_"))
     if answer.status == 200:
         load.times.append((sent, time.monotonic() - sent))
     else:

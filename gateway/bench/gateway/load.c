@@ -1,14 +1,15 @@
 /* Calls an HTTP server of this machine over kept connections, and tells how long its answers took.
  *
  *     load --url http://127.0.0.1:PORT/PATH --body FILE --seconds S --concurrency C
- *          [--rate R] [--events N] [--header "Name: value"]… [--grace-s 30]
+ *          [--rate R] [--events N] [--header "Name: value"]… [--grace-s 30] [--ids FILE]
  *
  * Closed loop: C connections, each with one call at a time. With --rate, open loop: calls are due at even
  * distances, R a second, and times count from when a call was due, so that waiting for one of the C
  * connections is counted. All are open before the first call; after S seconds only answers are awaited. In: a
  * request body. Out: JSON on stdout: calls, errors, seconds to the last answer, milliseconds of whole calls and
  * up to the first content of a stream. An answer is good only if it is whole: status 200 and a chat completion,
- * or with --events a stream of at least N events with content, and [DONE]. One thread.
+ * or with --events a stream of at least N events with content, and [DONE]. With --ids, the X-Request-Id of
+ * every good answer is added to a file, one a line. One thread.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -48,6 +49,7 @@ typedef struct {
     int fd;
     bool busy, closes, saw_done;
     int status, events;
+    char id[80]; /* its X-Request-Id */
     int64_t asked_ns, first_ns;
     size_t sent, left; /* of the request; of the part */
     Part part;
@@ -66,6 +68,7 @@ static size_t errors;
 static int epoll_fd, idle_count;
 static int64_t began_ns, ends_ns;
 static char first_error[200];
+static FILE *ids;
 
 static void fail(const char *what) {
     fprintf(stderr, "load: %s: %s\n", what, strerror(errno));
@@ -139,6 +142,7 @@ static void ask(Connection *c, int64_t due_ns) {
     c->busy = true;
     c->closes = c->saw_done = false;
     c->status = c->events = 0;
+    c->id[0] = '\0';
     c->first_ns = 0;
     c->sent = c->left = 0;
     c->part = HEAD;
@@ -168,6 +172,7 @@ static void finish(Connection *c) {
     else {
         keep(&totals, now - c->asked_ns);
         if (plan.events) keep(&firsts, c->first_ns - c->asked_ns);
+        if (ids) fprintf(ids, "%s\n", c->id);
     }
     end(c, now);
 }
@@ -207,6 +212,7 @@ static void take_head(Connection *c, char *head, size_t size) {
         if (!strncasecmp(line, "content-length:", 15)) c->part = BODY, c->left = strtoul(line + 15, NULL, 10);
         if (!strncasecmp(line, "transfer-encoding: chunked", 26)) c->part = CHUNK_SIZE;
         if (!strncasecmp(line, "connection: close", 17)) wants_close = true;
+        if (!strncasecmp(line, "x-request-id:", 13)) sscanf(line + 13, " %79[^\r]", c->id);
     }
     if (c->part != REST) c->closes = wants_close;
 }
@@ -342,7 +348,7 @@ static void add_line(Buffer *buffer, const char *line) {
 static void usage(void) {
     fprintf(stderr,
             "usage: load --url http://127.0.0.1:PORT/PATH --body FILE --seconds S --concurrency C\n"
-            "            [--rate R] [--events N] [--header \"Name: value\"]... [--grace-s 30]\n");
+            "            [--rate R] [--events N] [--header \"Name: value\"]... [--grace-s 30] [--ids FILE]\n");
     exit(2);
 }
 
@@ -360,7 +366,9 @@ static void read_options(int argc, char **argv) {
         else if (!strcmp(name, "--rate")) plan.rate = atof(value);
         else if (!strcmp(name, "--events")) plan.events = atoi(value);
         else if (!strcmp(name, "--grace-s")) plan.grace_s = atof(value);
-        else if (!strcmp(name, "--header")) add_line(&headers, value);
+        else if (!strcmp(name, "--ids")) {
+            if (!(ids = fopen(value, "a"))) fail(value);
+        } else if (!strcmp(name, "--header")) add_line(&headers, value);
         else usage();
     }
     if (!port || !*path || !body.size || plan.seconds <= 0 || plan.concurrency < 1) usage();
@@ -393,5 +401,6 @@ int main(int argc, char **argv) {
     else run_closed();
     for (int i = 0; i < plan.concurrency; i++)
         if (connections[i].busy) count_error("an answer was not there %g s after the end", plan.grace_s);
+    if (ids && fclose(ids)) fail("cannot write the ids");
     report();
 }

@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 from random import Random
 
-from gateway.bench.routing.scenarios import Arrivals, Kind, Scenario
+from gateway.bench.routing.scenarios import Arrivals, Incident, Kind, Scenario
 
 LENGTH_SIGMA = 0.5  # of the logarithm of an answer's length
 
@@ -39,6 +39,17 @@ def calls(scenario: Scenario, seed: int) -> list[Call]:
         if chance.random() < rate / highest:
             found.append(_call(len(found), now, scenario, chance))
         now += chance.expovariate(highest)
+    return found
+
+
+def of_others(scenario: Scenario, crowd: Incident, seed: int) -> list[Call]:
+    """What others send to a target while it lasts; numbered from -1 downwards."""
+    chance = Random(f"{scenario.name} others {crowd.target} {crowd.begins_s} {seed}")
+    found: list[Call] = []
+    now = crowd.begins_s + chance.expovariate(crowd.amount)
+    while now < crowd.ends_s:
+        found.append(_call(-1 - len(found), now, scenario, chance))
+        now += chance.expovariate(crowd.amount)
     return found
 
 

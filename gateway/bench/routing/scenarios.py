@@ -11,8 +11,9 @@ from typing import Literal
 
 from router.policy import Timeouts
 
-# What befalls a target: it takes so many times as long, lets this share of calls hang, or fails this share.
-Trouble = Literal["slow", "hang", "fail"]
+# What befalls a target: it takes so many times as long, lets this share of calls hang, fails this share, or is sent so
+# many calls a second by others, of which no strategy is told.
+Trouble = Literal["slow", "hang", "fail", "crowd"]
 # Of a policy's objectives those that the oracle can serve.
 Objective = Literal["completion_p95", "cost_per_completed_task"]
 
@@ -34,7 +35,9 @@ class Place:
     """A target as it truly is. `ttft_s` and `tpot_s` are medians while it serves nothing else.
 
     `slots` calls are served at a time, later ones wait their turn; with all slots taken a call takes
-    `1 + crowding` times as long. `tail_share` of first tokens come from a Pareto tail.
+    `1 + crowding` times as long. `tail_share` of first tokens come from a Pareto tail. One with `retry_after_s` lets
+    nobody wait: with all slots taken it answers 429 and that Retry-After. One with `accepted_length` is an engine,
+    which may be asked for its state: `tpot_s` is a step's, which yields so many tokens, by shape.
     """
 
     name: str
@@ -46,11 +49,13 @@ class Place:
     input_usd_per_mtok: float = 1.0
     output_usd_per_mtok: float = 4.0
     joins_s: float = 0.0
+    retry_after_s: float | None = None
+    accepted_length: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Incident:
-    """`amount`: times as long for `slow`, else the share of calls."""
+    """`amount`: times as long for `slow`, calls a second for `crowd`, else the share of calls."""
 
     target: str
     trouble: Trouble
@@ -117,6 +122,22 @@ _MIXED = (
     replace(_FAILURES, begins_s=240.0, ends_s=300.0),
 )
 _NEW = replace(_PLACES[0], name="new", joins_s=120.0)
+_ACCEPTED = (("short_chat", 1.8), ("classification", 1.2), ("summarization", 2.6), ("code_generation", 3.4))
+_ENGINE = Place(
+    "engine", 16, 0.15, 0.025, crowding=1.5, tail_share=0.01, input_usd_per_mtok=0.1, output_usd_per_mtok=0.4
+)
+_ENGINES = (
+    replace(_ENGINE, accepted_length=_ACCEPTED),
+    replace(_ENGINE, name="small", slots=8, tpot_s=0.04, accepted_length=_ACCEPTED),
+    _PLACES[0],
+    _PLACES[1],
+)
+_CROWD = Incident("engine", "crowd", 120.0, 180.0, 8.0)
+_LIMITED = (
+    replace(_PLACES[0], slots=10, retry_after_s=5.0),
+    replace(_PLACES[1], slots=16, retry_after_s=2.0),
+    *_PLACES[2:],
+)
 
 SCENARIOS: dict[str, Scenario] = {
     scenario.name: scenario
@@ -139,5 +160,7 @@ SCENARIOS: dict[str, Scenario] = {
             drift=0.2,
             duration_s=360.0,
         ),
+        replace(_CALM, name="engine", places=_ENGINES, incidents=(_CROWD,)),
+        replace(_CALM, name="limits", places=_LIMITED, arrivals=Arrivals(6.0, burst_times=2.0)),
     )
 }

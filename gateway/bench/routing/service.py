@@ -14,6 +14,7 @@ from random import Random
 from gateway.bench.routing.scenarios import Incident, Kind, Place, Scenario, Trouble
 
 FAILS_AFTER_S = 1.0
+REFUSED_AFTER_S = 0.05
 PREFILL_TOKENS = 4000  # as many input tokens double the time to the first token
 _TTFT_SIGMA, _TPOT_SIGMA = 0.35, 0.15
 _TAIL_SHAPE, _LONGEST_TAIL = 1.5, 30.0  # of the Pareto tail, in medians
@@ -47,9 +48,10 @@ def first_token_work_s(place: Place, kind: Kind, chance: Luck) -> float:
     return place.ttft_s * (1 + kind.input_tokens / PREFILL_TOKENS) * chance.ttft
 
 
-def token_work_s(place: Place, chance: Luck) -> float:
+def token_work_s(place: Place, kind: Kind, chance: Luck) -> float:
     """Seconds a token after the first one."""
-    return place.tpot_s * chance.tpot
+    step_s = place.tpot_s * chance.tpot
+    return step_s / dict(place.accepted_length)[kind.shape] if place.accepted_length else step_s
 
 
 @dataclass(frozen=True)

@@ -14,16 +14,20 @@ from dataclasses import dataclass, field
 from functools import partial
 from random import Random
 
-from gateway.bench.routing.calls import Call
+from gateway.bench.routing.calls import Call, of_others
 from gateway.bench.routing.scenarios import Place, Scenario
 from gateway.bench.routing.service import (
     FAILS_AFTER_S,
+    PREFILL_TOKENS,
+    REFUSED_AFTER_S,
     Conditions,
     first_token_work_s,
     luck_of,
     token_work_s,
 )
-from gateway.bench.routing.strategies.base import Choice, Route, Strategy
+from gateway.bench.routing.strategies.base import Choice, Elsewhere, Route, Strategy
+from gateway.dispatch.engine_watch import INTERVAL_S
+from router.fleet import EngineState
 from router.outcome import TIMEOUTS, Outcome, Result
 
 
@@ -37,6 +41,7 @@ class Try:
     begun: float
     first_token: float | None = None
     ends: float = 0.0  # once there is a first token: when the last one is due
+    http_status: int | None = None  # of a failure
     is_inside: bool = False
     is_over: bool = False
 
@@ -56,6 +61,24 @@ class Site:
     @property
     def is_full(self) -> bool:
         return len(self.inside) >= self.place.slots
+
+    @property
+    def refuses(self) -> bool:
+        return self.place.retry_after_s is not None and self.is_full
+
+    def state(self, slowness: float) -> EngineState:
+        """What it says when asked."""
+        place = self.place
+        sizes = [size for size in (1, 2, 4, 8, 16, 32) if size <= place.slots]
+        slows = {size: slowness * (1 + place.crowding * (size - 1) / place.slots) for size in sizes}
+        return EngineState(
+            running=len(self.inside),
+            waiting=len(self.waiting),
+            max_batch=place.slots,
+            steps_per_s={size: 1 / (place.tpot_s * slow) for size, slow in slows.items()},
+            accepted_length_by_shape=dict(place.accepted_length),
+            prefill_tokens_per_s=PREFILL_TOKENS / (place.ttft_s * slowness * self.crowd()),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +112,10 @@ class Record:
 
 @dataclass(slots=True, eq=False)
 class Exchange:
-    """A call on its way."""
+    """A call on its way, as its strategy has it."""
 
     call: Call
+    strategy: Strategy
     route: Route
     open: list[Try] = field(default_factory=list)
     begun: Counter[str] = field(default_factory=Counter)
@@ -123,7 +147,10 @@ class World:
         for place in self.scenario.places:
             self._at(place.joins_s, partial(self._join, place))
         for call in self._calls:
-            self._at(call.arrived_s, partial(self._arrive, call))
+            self._at(call.arrived_s, partial(self._arrive, call, strategy))
+        for crowd in self.scenario.incidents:
+            for call in of_others(self.scenario, crowd, self._seed) if crowd.trouble == "crowd" else ():
+                self._at(call.arrived_s, partial(self._arrive, call, Elsewhere(crowd.target)))
         while self._events:
             self.now, _, happen = heapq.heappop(self._events)
             happen()
@@ -136,9 +163,18 @@ class World:
     def _join(self, place: Place) -> None:
         self.sites[place.name] = Site(place)
         self._strategy.join(place, self.now)
+        if place.accepted_length:
+            self._look(place)
 
-    def _arrive(self, call: Call) -> None:
-        exchange = Exchange(call, self._strategy.route(call, self.now))
+    def _look(self, place: Place) -> None:
+        """As often as a gateway asks its engines; what they said stands until then."""
+        state = self.sites[place.name].state(self.conditions.slowness(place.name, self.now))
+        self._strategy.look(place.name, state, self.now)
+        if self.now < self.scenario.duration_s:
+            self._at(self.now + INTERVAL_S, partial(self._look, place))
+
+    def _arrive(self, call: Call, strategy: Strategy) -> None:
+        exchange = Exchange(call, strategy, strategy.route(call, self.now))
         self._follow(exchange, next(exchange.route, None))
 
     def _follow(self, exchange: Exchange, choice: Choice | None) -> None:
@@ -165,14 +201,17 @@ class World:
     def _try(self, exchange: Exchange, target: str, is_explored: bool) -> Try:
         call, now = exchange.call, self.now
         one = Try(exchange, self.sites[target], exchange.begun[target], now)
-        self.sent.append(Sent(now, target, call.kind.shape, exchange.num_tries, is_explored))
+        if exchange.strategy is self._strategy:
+            self.sent.append(Sent(now, target, call.kind.shape, exchange.num_tries, is_explored))
         exchange.begun[target] += 1
         exchange.open.append(one)
-        self._strategy.begin(call, target, now)
+        exchange.strategy.begin(call, target, now)
         timeouts = self.scenario.timeouts
         first_token, total = now + timeouts.first_token_s, call.arrived_s + timeouts.total_s
         self._at(min(first_token, total), lambda: self._miss_first_token(one, first_token <= total))
-        if one.site.is_full:
+        if one.site.refuses:
+            self._at(now + REFUSED_AFTER_S, lambda: self._fail(one, 429))
+        elif one.site.is_full:
             one.site.waiting.append(one)
         else:
             self._serve(one)
@@ -193,13 +232,17 @@ class World:
         if chance.hangs < truth.share(place.name, "hang", now):
             return
         if chance.fails < truth.share(place.name, "fail", now):
-            self._at(now + FAILS_AFTER_S, lambda: self._end(one, "http_error"))
+            self._at(now + FAILS_AFTER_S, lambda: self._fail(one, 500))
             return
         first_s = first_token_work_s(place, call.kind, chance) * crowd
-        rest_s = (call.output_tokens - 1) * token_work_s(place, chance) * crowd
+        rest_s = (call.output_tokens - 1) * token_work_s(place, call.kind, chance) * crowd
         first_token = now + truth.elapsed_s(place.name, now, first_s)
         ends = now + truth.elapsed_s(place.name, now, first_s + rest_s)
         self._at(first_token, lambda: self._first_token(one, ends))
+
+    def _fail(self, one: Try, http_status: int) -> None:
+        one.http_status = http_status
+        self._end(one, "http_error")
 
     def _first_token(self, one: Try, ends: float) -> None:
         if one.is_over:
@@ -209,7 +252,7 @@ class World:
         for other in [each for each in one.exchange.open if each is not one]:
             self._end(other, "hedge_lost")
         call = one.exchange.call
-        self._strategy.first_token(call, one.site.place.name, self.now - one.begun, self.now)
+        one.exchange.strategy.first_token(call, one.site.place.name, self.now - one.begun, self.now)
         total = call.arrived_s + self.scenario.timeouts.total_s
         self._at(min(ends, total), lambda: self._end(one, "ok" if ends <= total else "timeout_total"))
 
@@ -222,7 +265,7 @@ class World:
         exchange.has_timed_out |= result in TIMEOUTS
         outcome = self._outcome(one, result)
         exchange.cost_usd += outcome.cost_usd or 0.0
-        self._strategy.observe(exchange.call, outcome, self.now)
+        exchange.strategy.observe(exchange.call, outcome, self.now)
         self._leave(one)
         if one.first_token is not None:
             self._finish(exchange, one, result == "ok")
@@ -232,7 +275,8 @@ class World:
     def _leave(self, one: Try) -> None:
         site = one.site
         if not one.is_inside:
-            site.waiting.remove(one)
+            if one in site.waiting:
+                site.waiting.remove(one)
             return
         site.inside.remove(one)
         if site.waiting:
@@ -256,11 +300,14 @@ class World:
             tpot_s=tpot_s,
             output_tokens=tokens or None,
             cost_usd=cost_usd / 1e6,
-            http_status=500 if result == "http_error" else None,
+            http_status=one.http_status,
+            retry_after_s=place.retry_after_s if one.http_status == 429 else None,
         )
 
     def _finish(self, exchange: Exchange, answer: Try | None, is_ok: bool = False) -> None:
         exchange.route.close()
+        if exchange.strategy is not self._strategy:
+            return
         first = exchange.first_token
         self.records.append(
             Record(

@@ -60,7 +60,7 @@ def gateway(ports: dict[str, int]) -> Iterator[dict[str, Any]]:
             """Quiet."""
 
     with ThreadingHTTPServer(("127.0.0.1", ports["port"]), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
         yield health
         server.shutdown()

@@ -19,9 +19,9 @@ import pytest
 import sqlalchemy
 import yaml
 
-from gateway.cli import checks, checks_data, checks_targets
-from gateway.cli.checks_data import Check
-from gateway.config.deployment import Deployment
+from gateway.cli import checks, checks_data, checks_database, checks_targets, price_notes
+from gateway.cli.checks_data import Check, State
+from gateway.config.deployment import Deployment, EngineSettings
 from gateway.ledger import migrate
 from gateway.supervise.lock import DataDirLock
 from gateway.supervise.orphans import ChildRecord
@@ -34,6 +34,7 @@ class Upstream:
     def __init__(self, url: str) -> None:
         self.url = url
         self.status, self.body, self.headers = 200, b'{"data": [{"id": "m"}]}', dict[str, str]()
+        self.pages = dict[str, str | None]()  # other answers than these, by path; None = there is none
         self.asked: list[tuple[str, str | None]] = []
 
 
@@ -43,19 +44,23 @@ def upstream() -> Iterator[Upstream]:
         def do_GET(self) -> None:
             key = self.headers.get("Authorization") or self.headers.get("x-api-key")
             known.asked.append((self.path, key))
-            self.send_response_only(known.status)
+            status, body = known.status, known.body
+            if self.path in known.pages:
+                page = known.pages[self.path]
+                status, body = (404, b"") if page is None else (200, page.encode())
+            self.send_response_only(status)
             given = {"Date": formatdate(usegmt=True)} | known.headers
-            for name, value in (given | {"Content-Length": str(len(known.body))}).items():
+            for name, value in (given | {"Content-Length": str(len(body))}).items():
                 self.send_header(name, value)
             self.end_headers()
-            self.wfile.write(known.body)
+            self.wfile.write(body)
 
         def log_message(self, *args: Any) -> None:
             """Quiet."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         known = Upstream(f"http://127.0.0.1:{server.server_port}")
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
         yield known
         server.shutdown()
@@ -73,6 +78,24 @@ def asked(upstream: Upstream, path: str = "/v1", **settings: Any) -> Check:
 def test_a_target_that_answers_is_well_with_or_without_v1(upstream: Upstream, path: str) -> None:
     assert asked(upstream, path) == Check("target t", "ok", f"{upstream.url} answers")
     assert upstream.asked == [("/v1/models", "Bearer k")]
+
+
+@pytest.mark.parametrize(
+    ("told", "state", "finding"),
+    [
+        ("vllm:num_requests_running 1.0\n", "ok", "{url} answers"),
+        ("", "note", "{url}/metrics: no figures of its kind, so that its load is not known"),
+        (None, "note", "{url}/metrics: status 404, so that its load is not known"),
+    ],
+)
+def test_a_server_that_does_not_tell_its_load_is_named(
+    upstream: Upstream, told: str | None, state: State, finding: str
+) -> None:
+    upstream.pages["/metrics"] = told
+    server = {"name": "t", "kind": "vllm", "url": upstream.url + "/v1", "model": "m", "api_key": "k"}
+    (answer,) = checks_targets.ask(Deployment.model_validate({"targets": [server]}), {}, 8090)
+    assert answer.check == Check("target t", state, finding.format(url=upstream.url))
+    assert upstream.asked == [("/v1/models", "Bearer k"), ("/metrics", None)]
 
 
 @pytest.mark.parametrize(
@@ -164,8 +187,100 @@ def test_a_shape_whose_targets_are_all_disabled_is_wrong(folder: Path, cli: Cli)
     assert "policy short_chat" not in found
 
 
+def test_a_model_name_that_leads_to_disabled_targets_only_is_wrong(folder: Path, cli: Cli) -> None:
+    listed = 'targets: [{name: cloud, kind: litellm, model: m, api_key: "${CLOUD_KEY}"}]\n'
+    (folder / "sparkgate.yaml").write_text(
+        listed + "models: {gpt: cloud, fast: [cloud, engine], any: auto}\n"
+    )
+    found = {check["name"]: check for check in json.loads(cli("doctor", "--json").output)}
+    assert found["model name gpt"]["state"] == "wrong"
+    assert "leads to cloud, disabled all" in found["model name gpt"]["finding"]
+    assert not {"model name fast", "model name any"} & set(found)
+
+
+def test_a_server_of_ones_own_that_is_charged_as_a_providers_is_a_note(
+    upstream: Upstream, folder: Path, cli: Cli
+) -> None:
+    def note(**settings: Any) -> str:
+        upstream.body = b'{"data": [{"id": "gpt-4o"}]}'
+        target = {"name": "t", "kind": "openai", "base_url": upstream.url, "model": "gpt-4o", "api_key": "k"}
+        (folder / "sparkgate.yaml").write_text(yaml.safe_dump({"targets": [target | settings]}))
+        return " ".join(
+            check["finding"]
+            for check in json.loads(cli("doctor", "--json").output)
+            if check["name"] == "target t"
+        )
+
+    assert "charged as a provider's, since litellm's list knows 'gpt-4o'" in note()
+    assert "charged as" not in note(prices={"input_usd_per_mtok": 0, "output_usd_per_mtok": 0})
+    assert price_notes._is_near("http://gpu-box:8000/v1")
+    assert not price_notes._is_near("https://api.openai.com/v1")
+
+
+@pytest.mark.parametrize("key", ["sk-1\n", "'sk-1'", 'sk-1"', " sk-1", "sk-1\u200b"])
+def test_a_key_that_was_pasted_with_more_than_itself_is_wrong_and_not_sent(
+    upstream: Upstream, key: str
+) -> None:
+    check = asked(upstream, api_key=key)
+    assert (check.state, "a quote, a space or a line break" in check.finding) == ("wrong", True)
+    assert upstream.asked == []
+
+
+def test_a_target_that_is_the_gateway_itself_is_wrong_and_not_called() -> None:
+    target = {
+        "name": "t",
+        "kind": "openai",
+        "base_url": "http://localhost:8080/v1",
+        "model": "m",
+        "api_key": "k",
+    }
+    (answer,) = checks_targets.ask(Deployment.model_validate({"targets": [target]}), {}, 8090)
+    assert answer.check.state == "wrong"
+    assert "is this gateway itself" in answer.check.finding
+
+
+def test_a_missing_compiler_is_found_where_it_would_help(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text("flags\t: fpu amx_bf16 amx_tile amx_int8\n")
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    (check,) = checks._compiler(EngineSettings(), cpuinfo)
+    assert (check.state, "install g++" in check.finding) == ("note", True)
+    (check,) = checks._compiler(EngineSettings(dtype="w8a16"), cpuinfo)
+    assert check.state == "wrong"
+    assert checks._compiler(EngineSettings(dtype="bfloat16"), cpuinfo) == []
+    monkeypatch.setenv("CXX", "sh")
+    assert checks._compiler(EngineSettings(), cpuinfo) == []
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    cpuinfo.write_text("flags\t: fpu avx512f\n")
+    assert checks._compiler(EngineSettings(), cpuinfo) == []
+    assert checks._compiler(EngineSettings(), tmp_path / "none") == []
+
+
+def test_a_role_that_may_not_write_is_found(clean_database_url: str, tmp_path: Path) -> None:
+    def role(name: str) -> str:
+        url = sqlalchemy.make_url(clean_database_url).set(username=name)
+        found = database(url.render_as_string(hide_password=False), tmp_path)
+        return found.get("database role", ("", "none"))[1]
+
+    assert "database role" not in database(clean_database_url, tmp_path)
+    name = "doctor_looks_at"
+    execute(
+        clean_database_url, f"CREATE ROLE {name} LOGIN; GRANT SELECT ON ALL TABLES IN SCHEMA public TO {name}"
+    )
+    try:
+        assert f"GRANT CREATE ON SCHEMA public TO {name}" in role(name)
+        execute(clean_database_url, f"GRANT CREATE ON SCHEMA public TO {name}")
+        assert "the tables are another role's" in role(name)
+        execute(clean_database_url, f"ALTER ROLE {name} SET default_transaction_read_only = on")
+        assert f"{name} may only read" in role(name)
+    finally:
+        execute(clean_database_url, f"DROP OWNED BY {name}; DROP ROLE {name}")
+
+
 def database(url: str, data_dir: Path) -> dict[str, tuple[str, str]]:
-    return {check.name: check[1:] for check in checks._database(url, data_dir, {})}
+    return {check.name: check[1:] for check in checks_database.database(url, data_dir, {})}
 
 
 def test_tables_of_another_version_are_named_with_what_to_do(clean_database_url: str, tmp_path: Path) -> None:

@@ -2,52 +2,61 @@
 
 from __future__ import annotations
 
+import argparse
+import os
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.gateway.cli.conftest import Process
+from engine.training.__main__ import parser
+from tests.command_lines import root
+from tests.gateway.cli.conftest import Cli, Process
 
 ANSWERS = ("--code-prompts", "1", "--out", "answers.npz")
 
 
-@pytest.mark.parametrize(
-    ("command", "option"),
-    [
-        ("data", "--temperatures"),
-        ("train", "--recipe"),
-        ("eval", "--plot"),
-        ("calibrate", "--temperatures"),
-        ("compare", "--learning-rates"),
-    ],
-)
-def test_help_is_that_of_the_engines_command(process: Process, command: str, option: str) -> None:
-    done = process("drafter", command, "--help")
+def test_its_commands_are_those_of_the_engine() -> None:
+    (commands,) = (it for it in parser()._actions if isinstance(it, argparse._SubParsersAction))
+    assert sorted(root().commands["drafter"].commands) == sorted(commands.choices)
+
+
+def test_help_is_that_of_the_engines_command(process: Process) -> None:
+    done = process("drafter", "train", "--help")
     assert done.returncode == 0
-    assert option in done.stdout
-    assert f"engine.training {command}" in done.stdout
+    assert "--recipe" in done.stdout
+    assert "engine.training train" in done.stdout
 
 
-def test_the_model_is_that_of_the_deployment(process: Process, folder: Path) -> None:
-    (folder / "elsewhere.yaml").write_text("engine: {model: no-such-model}\n")
-    done = process("drafter", "data", "--config", "elsewhere.yaml", *ANSWERS)
-    assert done.returncode == 2
-    assert "'no-such-model'" in done.stderr
+@pytest.fixture
+def handed_on(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """What this process would have become, instead of becoming it."""
+    became: list[list[str]] = []
+    monkeypatch.setattr(os, "execv", lambda program, argv: became.append(argv))
+    return became
 
 
-def test_a_model_that_is_given_counts_instead(process: Process, folder: Path) -> None:
-    (folder / "sparkgate.yaml").write_text("engine: {model: no-such-model}\n")
-    done = process("drafter", "data", "--model", "nor-this-one", *ANSWERS)
-    assert done.returncode == 2
-    assert "'nor-this-one'" in done.stderr
+def test_the_model_is_that_of_the_deployment_unless_one_is_given(
+    cli: Cli, folder: Path, handed_on: list[list[str]]
+) -> None:
+    (folder / "elsewhere.yaml").write_text("engine: {model: some-model}\n")
+    command = [sys.executable, "-P", "-m", "engine.training", "data"]
+    defaults = ["--data-dir", ".sparkgate", "--model", "some-model"]
+    cli("drafter", "data", "--config", "elsewhere.yaml", *ANSWERS)
+    assert handed_on.pop() == [*command, *defaults, *ANSWERS]
+    cli("drafter", "data", "--config", "elsewhere.yaml", "--model", "another", *ANSWERS)
+    assert handed_on[-1] == [*command, *defaults, "--model", "another", *ANSWERS]
+    assert parser().parse_args(handed_on[-1][4:]).model == "another"
 
 
-def test_a_model_in_a_recipe_counts_instead(process: Process, folder: Path) -> None:
-    (folder / "sparkgate.yaml").write_text("engine: {model: no-such-model}\n")
-    (folder / "recipe.yaml").write_text("model: nor-this-one\nanswers: [missing.npz]\nout: run\n")
-    done = process("drafter", "train", "--recipe", "recipe.yaml")
-    assert done.returncode == 2
-    assert "no-such-model" not in done.stderr
+def test_a_model_in_a_recipe_counts_instead(cli: Cli, folder: Path, handed_on: list[list[str]]) -> None:
+    (folder / "sparkgate.yaml").write_text("engine: {model: some-model}\n")
+    cli("drafter", "train", "--recipe", "recipe.yaml")
+    cli("drafter", "compare", "--recipe=recipe.yaml")
+    assert [argv[4:] for argv in handed_on] == [
+        ["train", "--data-dir", ".sparkgate", "--recipe", "recipe.yaml"],
+        ["compare", "--data-dir", ".sparkgate", "--recipe=recipe.yaml"],
+    ]
 
 
 def test_a_mistake_is_one_line(process: Process, folder: Path) -> None:

@@ -103,8 +103,9 @@ def test_deployments_become_targets_and_names_lead_to_them() -> None:
     assert {target["unsupported"] for target in targets.values()} == {"drop"}
     assert deployment["models"] == {
         "team/llama": "team-llama-hosted-vllm",
-        "gpt-4o": "auto",
-        "gpt-4": "auto",
+        "gpt-4o": {"targets": ["gpt-4o-1", "gpt-4o-openai"], "fallback": ["claude-sonnet"]},
+        "gpt-4": {"targets": ["gpt-4o-1", "gpt-4o-openai"], "fallback": ["claude-sonnet"]},
+        "claude-sonnet": {"targets": ["claude-sonnet"], "fallback": ["gpt-4o-1", "gpt-4o-openai"]},
         "llama": "team-llama-hosted-vllm",
     }
     assert (deployment["unknown_model"], deployment["engine"]) == ("reject", {"enabled": False})
@@ -118,14 +119,10 @@ def test_settings_become_a_policy() -> None:
     assert policy["defaults"] == {
         "objective": "ttft",
         "cache": {"ttl_s": 600},
-        "candidates": ["gpt-4o-1", "gpt-4o-openai"],
-        "fallback": ["claude-sonnet"],
         "timeouts": {"total_s": 90, "first_token_s": 20, "idle_s": 20},
         "retries": {"max": 3},  # one, and one for each other target of the chain
     }
-    fate, here = notes["router_settings.fallbacks"]
-    assert fate == "taken"
-    assert "NOT for claude-sonnet" in here
+    assert notes["router_settings.fallbacks"][0] == "taken"
     assert notes["router_settings.cooldown_time"][0] == "elsewhere"
     assert notes["general_settings.database_url"][0] == "nothing"
     assert notes["router_settings.model_group_alias.lost"][0] == "nothing"
@@ -135,7 +132,7 @@ def test_servers_of_openais_api_are_called_as_they_are_and_others_through_litell
     targets = {target["name"]: target for target in converted("clouds")[0]["targets"]}
     kinds = {name: target["kind"] for name, target in targets.items()}
     assert kinds == {
-        "bedrock-sonnet-1": "litellm",  # its name leads to `auto`, since it is the first that has fallbacks
+        "bedrock-sonnet": "litellm",
         "gemini-flash": "litellm",
         "vertex": "litellm",
         "deepseek": "openai",
@@ -195,12 +192,13 @@ def test_the_router_finds_what_the_app_asked_for() -> None:
     asked = {
         name: known.resolve(name) for name in ("gpt-4o", "gpt-4", "claude-sonnet", "team/llama", "nobody")
     }
-    pinned = {name: named.pinned if named else None for name, named in asked.items()}
-    assert pinned == {
-        "gpt-4o": (),
-        "gpt-4": (),
-        "claude-sonnet": ("claude-sonnet",),
-        "team/llama": ("team-llama-hosted-vllm",),
+    found = {name: (named.pinned, named.fallback) if named else None for name, named in asked.items()}
+    both = ("gpt-4o-1", "gpt-4o-openai")
+    assert found == {
+        "gpt-4o": (both, ("claude-sonnet",)),
+        "gpt-4": (both, ("claude-sonnet",)),
+        "claude-sonnet": (("claude-sonnet",), both),
+        "team/llama": (("team-llama-hosted-vllm",), ()),
         "nobody": None,
     }
 

@@ -189,6 +189,20 @@ def test_a_server_without_tables_is_named_as_such_and_upgraded_on_demand(
     postgres.drop(url)
 
 
+def test_upgrade_makes_the_role_that_only_reads_with_a_password_from_the_environment(
+    cli: Cli, server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = ("db", "upgrade", "--json", "--reader-password-env", "READER_PASSWORD")
+    monkeypatch.delenv("READER_PASSWORD", raising=False)
+    refused = cli(*named).exception
+    assert isinstance(refused, Refused)
+    assert "READER_PASSWORD is not set" in str(refused)
+    monkeypatch.setenv("READER_PASSWORD", "a-password")
+    done = cli(*named)
+    assert json.loads(done.output)["reader"] == "sparkgate_reader"
+    assert "a-password" not in done.output
+
+
 def test_maintain_drops_days_past_their_retention(cli: Cli, server: str) -> None:
     from gateway.ledger.partitions import ensure_partitions
 

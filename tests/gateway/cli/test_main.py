@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,10 @@ def test_help_lists_every_command(process: Process) -> None:
     assert done.returncode == 0
     for name in ("up", "gateway", "engine", "dashboard", "init", "keys", "policy", "tasks", "db", "doctor"):
         assert name in done.stdout
+
+
+def test_the_version_is_that_of_the_package(process: Process) -> None:
+    assert process("--version").stdout == f"sparkgate {version('sparkgate')}\n"
 
 
 def test_help_loads_nothing_heavy(folder: Path) -> None:

@@ -49,7 +49,7 @@ def gateway() -> Iterator[Gateway]:
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         state.port = server.server_port
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
         yield state
         server.shutdown()
@@ -65,6 +65,8 @@ def test_the_outcome_is_posted_with_the_key_of_the_environment(cli: Cli, gateway
     assert gateway.asked == [(path, "Bearer sg-mine", {"status": "completed", "score": 0.5})]
     as_json = cli(*args, "--json", env={"SPARKGATE_API_KEY": "sg-mine"})
     assert json.loads(as_json.output) == gateway.answer
+    cli(*args, "--api-key", "sg-other", env={"SPARKGATE_API_KEY": "sg-mine"})
+    assert [key for _, key, _ in gateway.asked] == ["Bearer sg-mine"] * 2 + ["Bearer sg-other"]
 
 
 def test_the_gateway_is_found_in_the_file_and_the_key_in_the_data_directory(

@@ -202,6 +202,8 @@ def test_versions_are_published_listed_compared_and_rolled_back(cli: Cli, server
     difference = cli("policy", "diff", one).output.splitlines()
     assert difference[:2] == [f"--- {one}", f"+++ {two}"]
     assert "+defaults: {candidates: [fast]}" in difference
+    as_json = json.loads(cli("policy", "diff", one, "--json").output)
+    assert as_json == {"old": one, "new": two, "diff": difference}
 
     assert cli("policy", "rollback", one).stdout.startswith(f"Version {one} is published again")
     assert cli("policy", "show").stdout == EXPLORING

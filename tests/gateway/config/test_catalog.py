@@ -105,6 +105,19 @@ def test_a_listed_engine_may_name_its_model() -> None:
     assert known.targets["e"].model == "other"
 
 
+@pytest.mark.parametrize("kind", ["vllm", "sglang"])
+def test_a_server_does_chat_and_plain_completions_and_has_no_price_of_a_token(kind: str) -> None:
+    server = f"name: pool, kind: {kind}, url: 'http://h:1', model: Qwen/Qwen3-4B, context_tokens: 32768"
+    assert of(f"targets: [{{{server}, cost_per_hour_usd: 2.5}}]").targets["pool"] == Target(
+        name="pool",
+        kind=kind,  # type: ignore[arg-type]
+        model="Qwen/Qwen3-4B",
+        endpoints=ANY_CHAT | {"/v1/completions"},
+        native=CHAT | {"/v1/completions"},
+        context_tokens=32768,
+    )
+
+
 def test_served_names(tmp_path: Path) -> None:
     folder = tmp_path / "my-model"
     folder.mkdir()

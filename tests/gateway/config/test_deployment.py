@@ -55,7 +55,7 @@ def test_the_default_files_examples_are_right_when_uncommented() -> None:
         for line in lines
     ).replace("models: {}", "models:")
     loaded = load(text, DEEPSEEK_API_KEY="sk-1")
-    assert loaded.target_names == ("engine", "deepseek-flash", "claude", "bedrock")
+    assert loaded.target_names == ("engine", "deepseek-flash", "claude", "gpu-pool", "bedrock")
     assert loaded.disabled == {"claude": "the environment variable ANTHROPIC_API_KEY is not set"}
     assert loaded.deployment.models == {
         "gpt-4o": "auto",
@@ -111,12 +111,13 @@ def test_all_mistakes_are_listed_with_line_and_key() -> None:
         "sparkgate.yaml:3: engine.cost_per_hour_usd: should be greater than or equal to 0, not -1",
         "sparkgate.yaml:5: targets[0].base_url: should be an address that begins with http:// or https://",
         "sparkgate.yaml:6: targets[1].name: 'a' already names another target; names must be unique",
-        "sparkgate.yaml:6: targets[1].kind: 'openia' is not one of engine, openai, anthropic, litellm",
+        "sparkgate.yaml:6: targets[1].kind: 'openia' is not one of engine, vllm, sglang, openai, anthropic, "
+        "litellm",
         "sparkgate.yaml:7: targets[2].openai: unknown key; known: name, max_parallel, queue, "
         "unsupported, kind, url, model, cost_per_hour_usd",
         "sparkgate.yaml:7: targets[2].name: is missing",
         "sparkgate.yaml:8: targets[3].kind: is missing; it says what sort of target this is: "
-        "engine, openai, anthropic, litellm",
+        "engine, vllm, sglang, openai, anthropic, litellm",
         "sparkgate.yaml:10: models.x: there is no task shape 'short_chatt'; did you mean 'short_chat'?",
         "sparkgate.yaml:11: models.y[1]: no target is called 'bb'; known: a, z, auto",
         "sparkgate.yaml:12: models.v[0]: 'auto' cannot stand in a list; list targets, or give `auto` alone",
@@ -173,6 +174,31 @@ def test_the_bundled_engines_name_is_taken() -> None:
 def test_a_listed_engine_replaces_the_bundled_one() -> None:
     loaded = load("targets: [{name: own, kind: engine, url: 'http://127.0.0.1:8090'}]")
     assert loaded.target_names == ("own",)
+
+
+def test_a_servers_address_is_where_it_is_and_its_machine_is_paid_for_once() -> None:
+    text = (
+        "targets:\n"
+        "  - {name: a, kind: vllm, url: 'http://h:8000/v1/', model: m, cost_per_hour_usd: 2.5}\n"
+        "  - {name: b, kind: vllm, url: 'http://h:8000', model: lora, cost_per_hour_usd: 2.5}\n"
+        "  - {name: c, kind: sglang, url: 'http://h:1/metrics', model: m}\n"
+        "  - {name: d, kind: vllm, url: 'http://h:2/v1/chat/completions', model: m}\n"
+        "  - {name: e, kind: vllm, base_url: 'http://h:3', model: m}\n"
+        "  - {name: f, kind: sglang, url: 'http://h:4'}\n"
+    )
+    assert lines_of(text) == [
+        "sparkgate.yaml:3: targets[1].cost_per_hour_usd: is that of targets[0] already, which is the same server: "
+        "say what its machine costs in one of them",
+        "sparkgate.yaml:4: targets[2].url: ends in /metrics, which is appended to it: write http://h:1",
+        "sparkgate.yaml:5: targets[3].url: ends in /chat/completions, which is appended to it: write http://h:2",
+        "sparkgate.yaml:6: targets[4].base_url: unknown key; known: name, max_parallel, queue, unsupported, kind, "
+        "url, model, api_key, context_tokens, endpoints, max_batch, cost_per_hour_usd",
+        "sparkgate.yaml:6: targets[4].url: is missing",
+        "sparkgate.yaml:7: targets[5].model: is missing",
+    ]
+    shared = text.splitlines(keepends=True)[:3]
+    shared[2] = shared[2].replace(", cost_per_hour_usd: 2.5", "")
+    assert load("".join(shared)).target_names == ("engine", "a", "b")
 
 
 def test_a_text_that_is_no_mapping_is_refused() -> None:

@@ -36,5 +36,6 @@ def test_another_server_or_model_is_another_place() -> None:
     "url", ["http://127.0.0.1:8090", "http://localhost:1/v1", "http://[::1]:1", "http://0.0.0.0:1"]
 )
 def test_loopback_is_each_hosts_own(url: str) -> None:
-    engine = TARGET.validate_python({"kind": "engine", "name": "engine", "url": url})
-    assert place_of(engine, "one") == place_of(engine, "one") != place_of(engine, "two")
+    for kind in ("engine", "vllm"):
+        server = TARGET.validate_python({"kind": kind, "name": "engine", "url": url, "model": "m"})
+        assert place_of(server, "one") == place_of(server, "one") != place_of(server, "two")

@@ -14,6 +14,7 @@ from gateway.dispatch import engine_watch
 from gateway.dispatch.engine_watch import EngineWatch
 from gateway.ledger.database import create_async_engine
 from gateway.ledger.engine_hours import UpTime
+from gateway.upstreams.engine_sources import EngineSource
 from gateway.upstreams.openai_http import HttpUpstream
 from router.fleet import EngineState, Fleet
 from tests.fakes import fake_upstream
@@ -39,7 +40,7 @@ def seen(state: dict[str, Any] | None) -> EngineState | None:
         async with fake_upstream() as engine:
             engine.state = state
             upstream, fleet = HttpUpstream(engine.url, api_key=None), Fleet()
-            await EngineWatch({"engine": upstream}, fleet, None).step()
+            await EngineWatch({"engine": EngineSource(upstream)}, fleet, None).step()
             await upstream.close()
             return fleet.health("engine").engine
 
@@ -80,7 +81,7 @@ def test_the_accepted_length_is_kept_for_the_dashboard(clean_database_url: str) 
                 HttpUpstream(engine.url, api_key=None),
                 create_async_engine(clean_database_url),
             )
-            await EngineWatch({"engine": upstream}, Fleet(), database).step()
+            await EngineWatch({"engine": EngineSource(upstream)}, Fleet(), database).step()
             async with database.connect() as connection:
                 found = await connection.execute(text("SELECT target, accepted_length FROM engine_samples"))
                 rows = [tuple(row) for row in found]
@@ -104,7 +105,7 @@ def test_the_time_that_an_engine_is_up_is_kept_with_what_it_costs(
                 create_async_engine(clean_database_url),
             )
             up_times = {"engine": UpTime("engine", "here", Decimal(3600))}  # a dollar a second
-            watch = EngineWatch({"engine": upstream}, Fleet(), database, up_times)
+            watch = EngineWatch({"engine": EngineSource(upstream)}, Fleet(), database, up_times)
             await watch.step()
             await asyncio.sleep(0.05)
             await watch.step()

@@ -94,7 +94,13 @@ BODIES: dict[str, dict[str, Any]] = {
     MESSAGES: {"messages": [USER], "max_tokens": 9},
     RESPONSES: {"input": "hello"},
 }
-BROKEN_OFF = ("cut_off", "hedge_lost", "timeout_first_token", "timeout_idle")  # charged by our own count
+BROKEN_OFF = (
+    "bad_response",
+    "cut_off",
+    "hedge_lost",
+    "timeout_first_token",
+    "timeout_idle",
+)  # charged by our own count
 
 
 def spoken(target: str, path: str) -> str:

@@ -68,7 +68,7 @@ def told(script: Script) -> Told:
     """What must come of a script."""
     if script.refusal is not None:
         status = script.refusal[0]
-        return Told(("http_error", status in (401, 404, 429, 500, 503, 529)))
+        return Told(("http_error", status not in (400, 422)))
     if script.head_stop is not None:
         return Told(("connect_error", True))
     whole_events, tail = _received(script)

@@ -7,7 +7,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -145,8 +145,9 @@ def protocol_class(
     limits: Limits | None = None,
     keep_alive_s: float = 75,
     on_aborted_upload: Callable[[], None] = lambda: None,
+    admit: Callable[[Mapping[str, str]], object] = lambda headers: None,
 ) -> tuple[type[HttpToolsProtocol], uvicorn.Config]:
-    kind = data_plane(PATHS, handler, limits, on_aborted_upload)
+    kind = data_plane(PATHS, handler, limits, on_aborted_upload, admit)
     config = uvicorn.Config(app, http=kind, lifespan="off", interface="asgi3", log_level="error")
     config.timeout_keep_alive = keep_alive_s  # type: ignore[assignment]
     config.load()
@@ -816,7 +817,7 @@ def test_a_request_that_does_not_come_in_time_is_given_up(sent: int) -> None:
 
 def test_trickled_headers_do_not_buy_time_but_a_body_that_keeps_coming_does() -> None:
     async def test() -> None:
-        async with serving(limits=Limits(head_s=0.15, body_idle_s=0.15)) as served:
+        async with serving(limits=Limits(head_s=0.15, body_idle_s=0.15, bytes_per_s=50)) as served:
             wire = await served.connect()
             raw = post(b"0123456789" * 4)
             await wire.send(raw[:-40])

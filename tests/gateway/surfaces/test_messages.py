@@ -12,7 +12,7 @@ from gateway.surfaces.common import Asked
 from gateway.surfaces.messages import call_of
 from gateway.wire.errors import BadRequest
 from gateway.wire.paths import MESSAGES
-from router.catalog import Target
+from router.catalog import Kind, Target
 from tests.gateway.surfaces.rich_bodies import MESSAGES as RICH
 
 HELLO: dict[str, Any] = {
@@ -87,6 +87,12 @@ def test_a_native_target_gets_what_it_would_have_got_from_the_caller() -> None:
     assert form.path == "/v1/messages?beta=true"
     assert form.headers == {"anthropic-version": "2023-06-01", "anthropic-beta": "b1", "traceparent": "t"}
     assert form.body == json.dumps({**HELLO, "model": "claude-1"}).encode()
+
+
+@pytest.mark.parametrize("kind", ["engine", "vllm", "sglang"])
+def test_self_hosted_targets_are_sent_what_they_know_beyond_chat(kind: Kind) -> None:
+    sent = json.loads(call({"top_k": 5, "max_tokens": 7}).form_for(Target("a", kind, "m")).body)
+    assert (sent["top_k"], sent["max_completion_tokens"]) == (5, 7)
 
 
 def test_a_target_that_must_get_every_parameter_refuses_a_call_that_loses_one() -> None:

@@ -9,7 +9,7 @@ import pytest
 from gateway.config.deployment import Deployment
 from gateway.config.variables import TELEMETRY_VARIABLE
 from gateway.telemetry.configured import telemetry_of
-from gateway.telemetry.settings import METRICS, TRACES, Server, handed_over
+from gateway.telemetry.settings import METRICS, TRACES, Server, handed_over, metrics_every_s
 
 URL = "http://collector:4318"
 
@@ -32,6 +32,15 @@ def of(env: dict[str, str] | None = None, **given: Any) -> Any:
 def test_opentelemetrys_variables_switch_it(env: dict[str, str], signals: tuple[str, ...]) -> None:
     for telemetry in (of(env), handed_over(env)):
         assert (telemetry.signals if telemetry else ()) == signals
+
+
+@pytest.mark.parametrize(
+    ("given", "every_s"),
+    [("5000", 5.0), ("", 60.0), ("1m", 60.0), ("0", 60.0), ("-1", 60.0), ("nan", 60.0), ("1e300", 60.0)],
+)
+def test_an_interval_that_is_none_leaves_the_default(given: str, every_s: float) -> None:
+    assert metrics_every_s({"OTEL_METRIC_EXPORT_INTERVAL": given}) == every_s
+    assert metrics_every_s({}) == 60.0
 
 
 def test_the_file_switches_it_on_and_says_where_to() -> None:

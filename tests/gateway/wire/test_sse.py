@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from gateway.wire.sse import MAX_EVENT_BYTES, EventSplitter, EventTooLarge, data_of
 
-ENDS = ("\n\n", "\r\n\r\n", "\r\r")
+ENDS = ("\n\n", "\r\n\r\n", "\r\r", "\n\r\n", "\r\n\n", "\r\n\r", "\n\r")
 texts = st.text(st.characters(blacklist_characters="\r\n", blacklist_categories=["Cs"]), max_size=20)
 
 
@@ -32,6 +32,7 @@ def test_events_come_out_whole_however_the_bytes_were_cut(
     ("event", "data"),
     [
         (b"data: x\n\n", b"x"),
+        (b"data: x\r\n\n", b"x"),
         (b"data:x\n\n", b"x"),
         (b"data:  x\n\n", b" x"),
         (b"data: a\ndata: b\n\n", b"a\nb"),

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from gateway.bench.routing.calls import Call
 from gateway.bench.routing.scenarios import Place
+from router.fleet import EngineState
 from router.outcome import Outcome
 
 MAX_RETRIES = 2  # as in our default policy and in LiteLLM's Router
@@ -52,6 +53,9 @@ class Strategy(Protocol):
     def observe(self, call: Call, outcome: Outcome, now: float) -> None:
         """A try has ended, one way or another."""
 
+    def look(self, target: str, state: EngineState, now: float) -> None:
+        """An engine has said how it is."""
+
 
 class Peer:
     """Picks a target for each try, another one after a failure."""
@@ -87,3 +91,20 @@ class Peer:
 
     def observe(self, call: Call, outcome: Outcome, now: float) -> None:
         self.in_flight[outcome.target] -= 1
+
+    def look(self, target: str, state: EngineState, now: float) -> None:
+        """Who counts its own calls does not ask."""
+
+
+class Elsewhere(Peer):
+    """Others, who send all they have to one target, and once."""
+
+    name = "others"
+
+    def __init__(self, target: str) -> None:
+        super().__init__()
+        self.in_flight[target] = 0
+        self._target = target
+
+    def route(self, call: Call, now: float) -> Route:
+        yield Choice(self._target)

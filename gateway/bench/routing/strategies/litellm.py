@@ -217,8 +217,15 @@ def _span(outcome: Outcome, now: float) -> tuple[datetime, datetime]:
 
 
 def _exception(outcome: Outcome) -> Exception:
-    from litellm.exceptions import InternalServerError, Timeout
+    from httpx import Request, Response
+    from litellm.exceptions import InternalServerError, RateLimitError, Timeout
 
+    if outcome.http_status == 429:
+        asked = Response(
+            429, headers={"retry-after": f"{outcome.retry_after_s:g}"}, request=Request("POST", "http://none")
+        )
+        refused: Exception = RateLimitError("refused", "openai", outcome.target, response=asked)
+        return refused
     kind = Timeout if outcome.result in TIMEOUTS else InternalServerError
     error: Exception = kind(message=outcome.result, model=outcome.target, llm_provider="openai")
     return error

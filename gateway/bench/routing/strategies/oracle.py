@@ -66,6 +66,7 @@ class Oracle(Peer):
         self._scenario, self._sites, self._truth, self._judge = scenario, sites, conditions, judge
 
     def pick(self, call: Call, among: list[str], now: float) -> str:
+        among = [name for name in among if not self._sites[name].refuses] or among
         if self._scenario.objective == "cost_per_completed_task":
             return min(among, key=lambda name: self._usd(call, self._sites[name], now))
         return min(among, key=lambda name: self._wait_s(call, self._sites[name], now))
@@ -137,7 +138,7 @@ def usual(place: Place, kind: Kind) -> Usual:
     for _ in range(_DRAWS):
         drawn = luck(place, chance)
         first_s = first_token_work_s(place, kind, drawn)
-        rest_s = (output_tokens(kind, chance) - 1) * token_work_s(place, drawn)
+        rest_s = (output_tokens(kind, chance) - 1) * token_work_s(place, kind, drawn)
         found.append((first_s + rest_s, first_s))
     completions_s, firsts_s = (sorted(column) for column in zip(*found, strict=True))
     at = int(0.95 * _DRAWS)

@@ -16,7 +16,7 @@ from gateway.dispatch.walk import order, pause_s
 from router.catalog import Catalog, Target
 from router.decide import decide
 from router.decision import Decision
-from router.fleet import Fleet
+from router.fleet import EngineState, Fleet
 from router.outcome import Outcome
 from router.policy import Policy, ShapePolicy
 from router.query import Query
@@ -40,7 +40,7 @@ class Ours:
     def join(self, place: Place, now: float) -> None:
         target = Target(
             place.name,
-            "openai",
+            "engine" if place.accepted_length else "openai",
             place.name,
             input_usd_per_mtok=place.input_usd_per_mtok,
             output_usd_per_mtok=place.output_usd_per_mtok,
@@ -52,17 +52,20 @@ class Ours:
         decision = decide(_query(call), self._catalog, self._policy, self._fleet, now, self._chance.random())
         plan = order(decision)
         others: Iterator[tuple[str, int]] = plan
+        asked_s: float | None = None
         for name, repeat in plan:
-            after_s = self._pause_s(name, repeat, now, ends, is_first=others is plan)
+            after_s = self._pause_s(name, repeat, asked_s, now, ends, is_first=others is plan)
             if after_s is None:
                 return
             is_explored = decision.explored and others is plan
             now, outcome = yield self._choice(decision, name, after_s, is_explored, others)
-            others = iter(())
+            others, asked_s = iter(()), outcome.retry_after_s
             if not outcome.is_retryable:
                 return
 
-    def _pause_s(self, target: str, repeat: int, now: float, ends: float, is_first: bool) -> float | None:
+    def _pause_s(
+        self, target: str, repeat: int, asked_s: float | None, now: float, ends: float, is_first: bool
+    ) -> float | None:
         """Before a try; None where there may be none. A further one is paid for, a repeat twice, and waited for."""
         retries, of_all, budget = (
             self._fleet.health(target).retries,
@@ -74,7 +77,7 @@ class Ours:
             if is_first:
                 of_all.deposit(budget, now)
             return 0.0 if is_first or of_all.withdraw(now) else None
-        after_s = pause_s(repeat, None, self._chance.random())
+        after_s = pause_s(repeat, asked_s, self._chance.random())
         if after_s is None or now + after_s >= ends or not (retries.withdraw(now) and of_all.withdraw(now)):
             return None
         return after_s
@@ -108,6 +111,9 @@ class Ours:
 
     def observe(self, call: Call, outcome: Outcome, now: float) -> None:
         self._fleet.observe(outcome, now, self._running.pop((call.number, outcome.target)))
+
+    def look(self, target: str, state: EngineState, now: float) -> None:
+        self._fleet.set_engine(target, state, now)
 
 
 def _query(call: Call) -> Query:

@@ -131,6 +131,25 @@ def test_litellms_router_cools_down_what_fails_in_virtual_time() -> None:
             strategy.close()
 
 
+def test_ours_and_litellms_router_stay_away_as_long_as_they_were_asked_to() -> None:
+    refusal = Outcome("a", "general", "http_error", 0.1, http_status=429, retry_after_s=20.0)
+    pytest.importorskip("litellm")
+    with driven(Random(1)) as clock:
+        routed = Routed(clock)
+        try:
+            for strategy in (routed, Ours(scenario(A, B), Random(1))):
+                joined(strategy, A, B)
+                for at in range(1, 10):
+                    end(strategy, ok("a", 1.0), float(at))
+                    end(strategy, ok("b", 4.0), float(at))
+                end(strategy, refusal, 10.0)
+                end(strategy, ok("a", 9.0), 15.0)
+                assert {first(strategy, 29.0) for _ in range(20)} == {"b"}, strategy.name
+                assert "a" in {first(strategy, 31.0) for _ in range(60)}, strategy.name
+        finally:
+            routed.close()
+
+
 def test_the_same_seed_is_the_same_run() -> None:
     for name in NAMES:
         if name in (LITELLM, LITELLM_ROUTER):

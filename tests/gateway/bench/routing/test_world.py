@@ -7,7 +7,13 @@ from dataclasses import replace
 import pytest
 
 from gateway.bench.routing.scenarios import Incident
-from gateway.bench.routing.service import Conditions, first_token_work_s, luck_of, token_work_s
+from gateway.bench.routing.service import (
+    REFUSED_AFTER_S,
+    Conditions,
+    first_token_work_s,
+    luck_of,
+    token_work_s,
+)
 from tests.gateway.bench.routing.worlds import ONE, WELL, Always, calls, run, scenario
 
 
@@ -41,7 +47,7 @@ def test_tokens_after_the_first_take_the_targets_pace() -> None:
     strategy = Always("a")
     found = run(scenario(place), calls(0.0, tokens=11), strategy)
     drawn = luck_of(1, 0, place, 0)
-    pace_s = token_work_s(place, drawn)
+    pace_s = token_work_s(place, ONE, drawn)
     assert found.records[0].completion_s == pytest.approx(first_token_work_s(place, ONE, drawn) + 10 * pace_s)
     outcome = strategy.heard[0][1]
     assert (outcome.result, outcome.output_tokens) == ("ok", 11)
@@ -104,3 +110,31 @@ def test_work_in_progress_is_slowed_while_an_incident_lasts() -> None:
     assert truth.elapsed_s("a", 8.0, 2.5) == pytest.approx(2.0 + 5.0)
     assert truth.elapsed_s("a", 8.0, 4.0) == pytest.approx(2.0 + 10.0 + 1.0)
     assert (truth.slowness("a", 9.9), truth.slowness("a", 10.0), truth.slowness("a", 20.0)) == (1, 10, 1)
+
+
+def test_a_target_that_lets_nobody_wait_refuses_and_says_for_how_long() -> None:
+    strategy = Always("a", "b")
+    places = replace(WELL, retry_after_s=5.0), replace(WELL, name="b")
+    found = run(scenario(*places), calls(0.0, 0.0), strategy)
+    assert [record.target for record in found.records] == ["a", "b"]
+    assert found.records[1].ended_s == pytest.approx(REFUSED_AFTER_S + work_s(1, "b"))
+    refusal = strategy.heard[0][1]
+    assert (refusal.http_status, refusal.retry_after_s, refusal.cost_usd) == (429, 5.0, 0.0)
+
+
+def test_an_engine_yields_as_many_tokens_a_step_as_it_accepts() -> None:
+    place = replace(WELL, tpot_s=0.1, accepted_length=((ONE.shape, 4.0),))
+    drawn = luck_of(1, 0, place, 0)
+    assert token_work_s(place, ONE, drawn) == pytest.approx(0.1 * drawn.tpot / 4.0)
+
+
+def test_an_engine_is_asked_once_a_second_and_tells_of_calls_that_others_sent() -> None:
+    place = replace(WELL, tpot_s=0.1, slots=2, accepted_length=((ONE.shape, 4.0),))
+    strategy, crowd = Always("a"), Incident("a", "crowd", 2.0, 4.0, 20.0)
+    found = run(replace(scenario(place, incidents=(crowd,)), duration_s=10.0), calls(0.5), strategy)
+    assert [at for at, _ in strategy.seen] == pytest.approx(range(11))
+    states = [state for _, state in strategy.seen]
+    assert (states[0].running, states[0].waiting, states[0].max_batch) == (0, 0, 2)
+    assert states[0].tpot_s(ONE.shape) == pytest.approx(0.1 / 4.0)
+    assert (states[3].running, states[3].waiting > 0) == (2, True)
+    assert len(found.records) == len(found.sent) == len(strategy.heard) == 1

@@ -6,6 +6,7 @@ from gateway.bench.routing.calls import Call
 from gateway.bench.routing.scenarios import Arrivals, Incident, Kind, Place, Scenario
 from gateway.bench.routing.strategies.base import Choice, Peer, Route
 from gateway.bench.routing.world import World
+from router.fleet import EngineState
 from router.outcome import Outcome
 from router.policy import Timeouts
 
@@ -31,6 +32,7 @@ class Always(Peer):
         super().__init__()
         self._order, self._hedge_after_s = order, hedge_after_s
         self.heard: list[tuple[float, Outcome]] = []
+        self.seen: list[tuple[float, EngineState]] = []
 
     def route(self, call: Call, now: float) -> Route:
         left = iter(self._order)
@@ -42,6 +44,9 @@ class Always(Peer):
     def observe(self, call: Call, outcome: Outcome, now: float) -> None:
         super().observe(call, outcome, now)
         self.heard.append((now, outcome))
+
+    def look(self, target: str, state: EngineState, now: float) -> None:
+        self.seen.append((now, state))
 
 
 def run(world: Scenario, of: list[Call], strategy: Peer, seed: int = 1) -> World:

@@ -1,0 +1,108 @@
+"""`Pool`: what is left of one limit of one caller over all workers and gateways, and which worker holds how much of it.
+
+In: a worker's `Report` of what it has used and would like, which workers there are, the time. Out: the pool after it,
+and the worker's new slice. Pure values; `callers.pool_store` keeps them in Postgres, `callers.share` spends a slice.
+
+Nothing is in two slices: what all workers hold together is never more than what is left. A slice ends by itself
+`SLICE_S` after its worker was last heard, so that a worker that dies takes nothing along for long.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+SLICE_S = 3.0
+UNCLAIMED_S = 0.5  # how long workers that have not heard of a new pool may still spend from their equal share
+REFILLS_S = (
+    3.0  # a pool that nobody wrote to for longer was out of reach: workers refilled by themselves meanwhile
+)
+IDLE_S = 2.0
+SHORT_S = 0.5  # how long after one got less than it wanted nobody gets more than it wants
+NOTHING = 1e-6  # what sums of fractions may be off
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """One worker's news of one limit, in its unit (calls, tokens).
+
+    `used` since its last report, below 0 where more came back; `held` are places that it cannot give up now, of calls
+    that run; `wanted` is what it expects to use soon; `unit` is a call: smaller slices are no use to anyone.
+    """
+
+    used: float
+    held: float
+    wanted: float
+    unit: float
+
+    @property
+    def is_quiet(self) -> bool:
+        return abs(self.used) < NOTHING and self.held + self.wanted < NOTHING
+
+
+@dataclass(frozen=True, slots=True)
+class Workers:
+    """Who shares: those `present`, by name, and the number of those that are `absent`, cut off perhaps: each of them
+    goes on with its equal share, which is left to them."""
+
+    present: Collection[str]
+    absent: int = 0
+
+    @property
+    def count(self) -> int:
+        return max(1, len(self.present) + self.absent)
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """So much of the pool is one worker's, until then."""
+
+    amount: float
+    until_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """What is left, slices included, at `at_s` (Unix seconds of the database). `used_s`: when anything was last used;
+    `short_s`: when a worker last got less than it wanted."""
+
+    level: float
+    at_s: float
+    used_s: float
+    short_s: float
+    slices: Mapping[str, Slice]
+
+    @classmethod
+    def opened(cls, size: float, worker: str, workers: Workers, now_s: float) -> Pool:
+        """A full one, first touched by `worker`. The others have an equal share each until they hear of it."""
+        unclaimed = Slice(size / workers.count, now_s + UNCLAIMED_S)
+        return cls(size, now_s, now_s, 0.0, {name: unclaimed for name in workers.present if name != worker})
+
+    def free(self, now_s: float) -> float:
+        """What no worker holds."""
+        return self.level - sum(one.amount for one in self.slices.values() if one.until_s > now_s)
+
+    def is_idle(self, size: float, now_s: float) -> bool:
+        """Full and unused: everyone may go back to an equal share without saying so."""
+        return self.used_s < now_s - IDLE_S and self.level > size - NOTHING
+
+    def shared(
+        self, size: float, per_s: float, worker: str, report: Report, workers: Workers, now_s: float
+    ) -> tuple[Pool, float]:
+        """The pool after this report, and the worker's slice from now on.
+
+        A worker gets what it wants as far as there is, and a fair part of the rest for what it does not foresee,
+        unless others are short.
+        """
+        elapsed_s = min(max(now_s - self.at_s, 0.0), REFILLS_S)
+        refill = elapsed_s * per_s * len(workers.present) / workers.count
+        level = min(size, min(size, self.level + refill) - report.used)
+        others = {name: one for name, one in self.slices.items() if name != worker and one.until_s > now_s}
+        room = max(0.0, level - sum(one.amount for one in others.values()))
+        wanted = report.held + report.wanted
+        spare = 0.0 if self.short_s > now_s - SHORT_S else max(0.0, room - wanted) / workers.count
+        amount = min(room, wanted + spare)
+        amount = max(report.held, amount - amount % report.unit)
+        slices = others | ({worker: Slice(amount, now_s + SLICE_S)} if amount > 0.0 else {})
+        short_s = now_s if room < wanted else self.short_s
+        return Pool(level, now_s, self.used_s if report.is_quiet else now_s, short_s, slices), amount
