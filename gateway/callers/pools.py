@@ -14,9 +14,7 @@ from dataclasses import dataclass
 
 SLICE_S = 3.0
 UNCLAIMED_S = 0.5  # how long workers that have not heard of a new pool may still spend from their equal share
-REFILLS_S = (
-    3.0  # a pool that nobody wrote to for longer was out of reach: workers refilled by themselves meanwhile
-)
+REFILLS_S = 3.0  # a pool that was not written to for longer was out of reach: workers refilled by themselves
 IDLE_S = 2.0
 SHORT_S = 0.5  # how long after one got less than it wanted nobody gets more than it wants
 NOTHING = 1e-6  # what sums of fractions may be off

@@ -44,9 +44,7 @@ class Share:
         self._asked = self._largest = self._overdraft = self._pace = self._slice = self._total = 0.0
         self._num_asked = 0
         self._divide()
-        self.level = self._base = (
-            self.size
-        )  # `_base` is what it would be without the calls since the last report
+        self.level = self._base = self.size  # `_base`: without the calls since the last report
 
     def _divide(self) -> None:
         self.per_s = self.limit / self.workers / MINUTE_S

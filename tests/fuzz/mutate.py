@@ -7,6 +7,7 @@ nothing of what the inputs mean.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import deepcopy
 from random import Random
 from typing import Any
 
@@ -103,7 +104,9 @@ def tree(chance: Random, value: Any, other: Any, times: int = 3) -> Any:
             container[key] = _wrapped(chance, container[key])
         elif how == 4 and (theirs := _places(other)):
             source, at = chance.choice(theirs)
-            container[key] = source[at]
+            container[key] = deepcopy(
+                source[at]
+            )  # or what changes here would change there, and might hold itself
         elif how == 5 and isinstance(container, list):
             container.insert(key, container[key])
         elif how == 5:

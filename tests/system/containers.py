@@ -208,10 +208,7 @@ class Containers:
         steps += [f"cp {self.folder}/hosts {root}/etc/hosts"]
         steps += [f"echo {name}:x:{uid}:{gid}::/tmp:/bin/sh > {root}/etc/passwd"]
         steps += [f"mount --rbind /{folder} {root}/{folder}" for folder in ("proc", "dev")]
-        for folder in (Path("/usr"), ROOT, Path(sys.base_prefix)):
-            if folder.is_relative_to("/usr") and folder != Path("/usr"):
-                continue
-            steps += _mounted(folder, f"{root}{folder}", read_only=True)
+        steps += _mounted(Path("/usr"), f"{root}/usr", read_only=True)
         steps += [f"mkdir -p {root}/etc/sparkgate {root}/data"]
         for volume in service.get("volumes", []):
             source, inside, *mode = volume.split(":")
@@ -221,6 +218,9 @@ class Containers:
             inside, _, options = entry.partition(":")
             options = f"noexec,nosuid,nodev,{options or 'mode=1777'}"
             steps += [f"mkdir -p {root}{inside}", f"mount -t tmpfs -o {options} tmpfs {root}{inside}"]
+        for folder in (ROOT, Path(sys.base_prefix)):  # after /tmp, in which they may lie
+            if not folder.is_relative_to("/usr"):
+                steps += _mounted(folder, f"{root}{folder}", read_only=True)
         assert service["read_only"] is True
         steps += [f"mount -o remount,ro {root}"]
         words = [*self._as_user(name), "sh", "-c", 'cd /etc/sparkgate && exec "$@"', name]

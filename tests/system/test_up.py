@@ -191,13 +191,16 @@ def test_what_a_killed_supervisor_left_running_is_ended_by_the_next_start(small:
     drain.suspend()
     while (
         drain.status() != psutil.STATUS_STOPPED
-    ):  # now it cannot heed the SIGTERM that its supervisor's death sends
+    ):  # then it cannot heed the SIGTERM of its supervisor's death
         assert drain.is_running()
     small.process.kill()
     small.wait()
     assert drain.is_running()
     small.start()
-    assert f"ended what an earlier start had left running: drain (pid {drain.pid})" in small.output
+    assert (
+        "ended what an earlier start had left running: " in small.output
+    )  # a worker may still be about to leave
+    assert f"drain (pid {drain.pid})" in small.output
     assert still_running([drain]) == []
 
 

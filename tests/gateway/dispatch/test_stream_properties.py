@@ -30,7 +30,7 @@ from tests.fakes import DONE, GOOD_BODY, chunk, usage_chunk
 from tests.gateway.conftest import CHAT, HELLO, Gateway, eventually, running_gateway
 from tests.gateway.dispatch.leftovers import nothing_is_left, parts, task_kinds
 from tests.gateway.dispatch.upstream_events import Api, Event
-from tests.gateway.dispatch.upstream_scripts import Script, Told, play, scripts, told
+from tests.gateway.dispatch.upstream_scripts import PATIENCE_S, Script, Told, play, scripts, told
 from tests.gateway.wire.chat_streams import blocks_of
 from tests.gateway.wire.messages_grammar import message_of
 from tests.gateway.wire.responses_grammar import response_of
@@ -94,13 +94,8 @@ BODIES: dict[str, dict[str, Any]] = {
     MESSAGES: {"messages": [USER], "max_tokens": 9},
     RESPONSES: {"input": "hello"},
 }
-BROKEN_OFF = (
-    "bad_response",
-    "cut_off",
-    "hedge_lost",
-    "timeout_first_token",
-    "timeout_idle",
-)  # charged by our own count
+# Charged by our own count.
+BROKEN_OFF = ("bad_response", "cut_off", "hedge_lost", "timeout_first_token", "timeout_idle")
 
 
 def spoken(target: str, path: str) -> str:
@@ -162,7 +157,9 @@ class World:
         await play(self.example.scripts[name], line)
 
     async def heal(self) -> None:
-        """A success forgets all failures, so that the next example meets targets in good standing."""
+        """A success forgets all failures once no target asks for patience, so that the next example meets targets in
+        good standing."""
+        await asyncio.sleep(2 * PATIENCE_S)
         asked = self.targets if self.example is None else self.example.scripts
         self.example = None
         for name in asked:

@@ -168,10 +168,14 @@ def _cut(raw: bytes, places: tuple[int, ...]) -> list[bytes]:
     return [raw[start:end] for start, end in pairwise(bounds) if end > start]
 
 
+PATIENCE_S = 0.01
 _REFUSALS = st.sampled_from(
     [(status, whole({"error": {"message": "no", "code": "c"}}, status)) for status in (202, 400, 422)]
     + [(status, whole({"error": {"message": "no", "code": "c"}}, status)) for status in (401, 404, 429)]
-    + [(status, whole({"detail": "no"}, status, "Retry-After: 9")) for status in (302, 500, 503, 529)]
+    + [
+        (status, whole({"detail": "no"}, status, f"Retry-After: {PATIENCE_S}"))
+        for status in (302, 500, 503, 529)
+    ]
 )
 
 
