@@ -25,8 +25,8 @@ setup: $(VENV)/.installed  ## make .venv with the pinned dependencies
 up: setup  ## start everything; Ctrl-C stops it
 	@exec $(BIN)/sparkgate up $(ARGS)
 
-test: lint browser  ## lint, types and the whole test suite, in two processes that take file by file
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 25 $(TESTS)
+test: lint browser  ## lint, types and the whole test suite, in three processes that take file by file
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations 25 $(TESTS)
 
 test-examples: $(VENV)/.installed-dev $(VENV)-examples/.installed  ## the examples, with real client libraries in a .venv-examples of their own
 	$(BIN)/python -m pytest tests/examples $(TESTS)
@@ -67,7 +67,7 @@ fuzz: $(VENV)/.installed-dev  ## a million spoiled inputs for parsers and loader
 
 SOAK_MINUTES ?= 15
 soak: $(VENV)/.installed-dev  ## the whole product for SOAK_MINUTES at 60 % of what this machine can do, with faults, reloads and restarts
-	$(BIN)/python -m tests.soak --minutes $(SOAK_MINUTES) --plot docs/images/soak.svg $(ARGS)
+	$(BIN)/python -m tests.soak --minutes $(SOAK_MINUTES) $(ARGS)
 
 lint: $(VENV)/.installed-dev  ## ruff and mypy
 	$(BIN)/ruff check .
