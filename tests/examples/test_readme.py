@@ -69,7 +69,7 @@ def test_the_three_clients(clean_database_url: str, tmp_path: Path) -> None:
 
 def test_what_make_up_ends_with() -> None:
     key = FirstKey("made", Path(".sparkgate/run/first_key"), "sg-…")
-    said = ready_text(URL, key, "http://127.0.0.1:8501", 11.0, [])
+    said = ready_text(URL, key, "http://127.0.0.1:8501", 3.6, [])
     call = re.search(r"-d '(.*)'", said)
     assert call is not None
     assert json.loads(call[1])["model"] == "auto"
