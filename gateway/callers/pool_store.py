@@ -45,7 +45,7 @@ RETURNING caller, kind
 """
 _CLOSE = "DELETE FROM quota_pools WHERE caller = :caller AND kind = :kind AND version = :version"
 _LOOK = """
-SELECT caller, kind, pool, extract(epoch FROM clock_timestamp())::float8 FROM quota_pools
+SELECT caller, kind, version, pool, extract(epoch FROM clock_timestamp())::float8 FROM quota_pools
 WHERE CAST(:within_s AS float8) IS NULL OR opened_at > clock_timestamp() - make_interval(secs => :within_s)
 """
 
@@ -75,7 +75,7 @@ async def workers(connection: AsyncConnection) -> Workers:
     rows = await connection.execute(text(_WORKERS), {"present_s": PRESENT_S, "missed_s": MISSED_S})
     found = {str(name): bool(is_present) for name, is_present in rows}
     present = tuple(name for name, is_present in found.items() if is_present)
-    return Workers(present, len(found) - len(present))
+    return Workers(present, tuple(name for name, is_present in found.items() if not is_present))
 
 
 async def read(connection: AsyncConnection, names: Sequence[Name]) -> tuple[float, list[Stored]]:
@@ -98,11 +98,11 @@ async def close(connection: AsyncConnection, name: Name, version: int) -> None:
     await connection.execute(text(_CLOSE), {"caller": caller, "kind": kind, "version": version})
 
 
-async def look(connection: AsyncConnection, within_s: float | None) -> dict[Name, tuple[float, float]]:
-    """What is left, and what of it nobody holds, in all pools, or those opened within this time."""
-    rows = await connection.execute(text(_LOOK), {"within_s": within_s})
-    pools = {(caller, kind): (_pool(value), now_s) for caller, kind, value, now_s in rows}
-    return {name: (pool.level, pool.free(now_s)) for name, (pool, now_s) in pools.items() if pool is not None}
+async def look(connection: AsyncConnection, within_s: float | None) -> tuple[float, dict[Name, Stored]]:
+    """The time in Unix seconds, and all pools, or those opened within this time."""
+    rows = list(await connection.execute(text(_LOOK), {"within_s": within_s}))
+    pools = {(caller, kind): Stored(version, _pool(value)) for caller, kind, version, value, _ in rows}
+    return (rows[0][-1] if rows else 0.0), pools
 
 
 async def clear(connection: AsyncConnection) -> None:

@@ -46,7 +46,8 @@ class Quotas:
 
     def __init__(self, spending: Spending, workers: int = 1) -> None:
         self.on_short: Callable[[], None] = lambda: None  # called when a share runs low
-        self._spending, self._workers, self._least_workers = spending, workers, workers
+        self.least_workers = workers  # those of this gateway
+        self._spending, self._workers = spending, workers
         self._callers: dict[str, _Caller] = {}
         self._pools: dict[tuple[str, str], tuple[float, float]] = {}
 
@@ -74,7 +75,7 @@ class Quotas:
 
     def share_with(self, workers: int) -> None:
         """So many there are now over all gateways, this one included; those of this gateway count in any case."""
-        workers = max(workers, self._least_workers)
+        workers = max(workers, self.least_workers)
         if workers != self._workers:
             self._workers = workers
             for _, _, share in self.shares():

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from math import ceil
 
 from gateway.callers.pools import Report
 
@@ -19,6 +20,7 @@ MINUTE_S = 60.0
 AHEAD_S = 0.4  # how far a slice should reach at the pace that was last seen
 OPEN_BELOW = 0.75  # of an equal share: keys that are used less cost the database nothing
 SILENT_S = 2.0
+ANSWERED_S = 0.05  # how long a report takes
 POLL_S = 1.0  # how old what is known of a pool may become
 POLL_SHORT_S = 0.2  # the same while the pool is less than half full
 OVERDRAFT = 0.02  # of the limit, over all workers
@@ -54,6 +56,11 @@ class Share:
     def pool_per_s(self) -> float:
         """How fast the pool of all workers fills."""
         return self.limit / MINUTE_S
+
+    @property
+    def apart(self) -> float:
+        """What a worker may have at once that is cut off, though its slice be smaller."""
+        return 0.0
 
     @property
     def used(self) -> float:
@@ -172,14 +179,22 @@ class Share:
 
 
 class Places(Share):
-    """Calls at once: what is used are calls that run, and their places come back when they end."""
+    """Calls at once: what is used are calls that run, and their places come back when they end. Never overdrawn."""
 
-    __slots__ = ()
+    __slots__ = ("_told_s",)
+
+    def __init__(self, limit: int, workers: int, now: float, on_short: Callable[[], None]) -> None:
+        super().__init__(limit, workers, now, on_short)
+        self._told_s = now
 
     @property
     def pool_per_s(self) -> float:
         """Only another limit leaves it less than full."""
         return float(self.limit)
+
+    @property
+    def apart(self) -> float:
+        return self.size
 
     def _divide(self) -> None:
         self.per_s = 0.0
@@ -194,10 +209,20 @@ class Places(Share):
     def refill(self, now: float) -> None:
         if self.is_pooled and now - self._heard_s > SILENT_S:
             self._part(self.size - self.used)
+        if not self.is_pooled and self._base < self.size and now - self._told_s > SILENT_S:
+            self._part(self.size - self.used)
 
     def report(self, now: float) -> Report:
-        """Calls that run keep their places, and use nothing up."""
-        return replace(super().report(now), used=0.0, held=self.used)
+        """Calls that run keep their places, and use nothing up. What is not needed until the answer is given up now:
+        a place that a call took meanwhile might be another worker's then."""
+        report, running = super().report(now), self.used
+        kept = min(self.level, ceil(self._pace * ANSWERED_S) if self._pace > _NO_PACE else 0.0)
+        self._base += kept - self.level
+        self.level, self._told_s = kept, now
+        return replace(report, used=0.0, held=running + max(0.0, kept))
+
+    def _hear(self, total: float, free: float, unit: float, now: float) -> None:
+        super()._hear(total, 0.0, unit, now)
 
     def _wanted(self, unit: float) -> float:
         return float(self._largest > 0.0)

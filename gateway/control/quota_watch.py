@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from typing import Any, NamedTuple
 from uuid import uuid4
 
@@ -68,10 +68,14 @@ class QuotaWatch:
         return self._workers.count
 
     async def start(self) -> None:
-        """Raises `SQLAlchemyError`."""
+        """Waits, where other gateways are there, until they have noticed and left this one its share. Raises
+        `SQLAlchemyError`."""
         async with self._database.connect() as connection:
             await pool_store.appear(connection, self._worker, self._place)
         await self._see_workers(time.monotonic())
+        if self._workers.count > self._quotas.least_workers:
+            await asyncio.sleep(SEEN_EVERY_S + TOLD_EVERY_S)
+            await self._see_workers(time.monotonic())
         await self._look(time.monotonic())
 
     async def aclose(self) -> None:
@@ -131,11 +135,24 @@ class QuotaWatch:
         """Which limits are in use anywhere: all of them once a second, else those that came into use just now."""
         sees_all = now >= self._look_all_s
         async with self._database.connect() as connection:
-            pools = await pool_store.look(connection, None if sees_all else LOOK_BACK_S)
-        if sees_all:
-            self._look_all_s = now + LOOK_ALL_EVERY_S
-        self._quotas.hear(pools, time.time(), is_all=sees_all)
+            now_s, pools = await pool_store.look(connection, None if sees_all else LOOK_BACK_S)
+            if sees_all:
+                self._look_all_s = now + LOOK_ALL_EVERY_S
+            heard = {name: (pool.level, pool.free(now_s)) for name, (_, pool) in pools.items() if pool}
+            self._quotas.hear(heard, time.time(), is_all=sees_all)
+            await self._decline(connection, pools)
         self._look_s = now + LOOK_EVERY_S
+
+    async def _decline(self, connection: AsyncConnection, pools: Mapping[Name, Stored]) -> None:
+        """Gives back what others keep for this worker of limits that it does not use."""
+        used = {(caller, kind) for caller, kind, _ in self._quotas.shares()}
+        declined = {
+            name: Stored(version, pool.without(self._worker))
+            for name, (version, pool) in pools.items()
+            if pool and self._worker in pool.slices and name not in used
+        }
+        if declined:
+            await pool_store.write(connection, declined)
 
     async def _report(self) -> None:
         """Tells and asks the pools of all shares that are due."""
@@ -162,8 +179,8 @@ class QuotaWatch:
                     await pool_store.close(connection, name, version)
                 continue
             pool = pool or Pool.opened(share.limit, self._worker, self._workers, now_s)
-            size, per_s = share.limit, share.pool_per_s
-            changed, amount = pool.shared(size, per_s, self._worker, report, self._workers, now_s)
+            size, per_s, apart = share.limit, share.pool_per_s, share.apart
+            changed, amount = pool.shared(size, per_s, self._worker, report, self._workers, now_s, apart)
             changes[name] = _Change(version, changed, report, amount, changed.free(now_s))
         read = {name: Stored(change.version, change.pool) for name, change in changes.items()}
         written = await pool_store.write(connection, read) if read else set()

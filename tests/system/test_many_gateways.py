@@ -75,7 +75,7 @@ def _why_not() -> str | None:
     return None if made.returncode == 0 else "network namespaces are not permitted here"
 
 
-pytestmark = [pytest.mark.system]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(120 + 8 * SECONDS)]
 
 
 def ip(*words: object) -> None:
@@ -160,21 +160,40 @@ class Upstream:
 def relay(socket_path: str) -> Any:
     """The embedded Postgres, which listens on a socket in a folder, on the ledger's network."""
 
+    connections: set[asyncio.Task[None]] = set()
+
     async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError):
             while data := await reader.read(65536):
                 writer.write(data)
                 await writer.drain()
-        writer.close()
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connection = asyncio.current_task()
+        assert connection is not None
+        connections.add(connection)
         to_reader, to_writer = await asyncio.open_unix_connection(socket_path)
-        await asyncio.gather(carry(reader, to_writer), carry(to_reader, writer))
+        halves = [
+            asyncio.create_task(carry(reader, to_writer)),
+            asyncio.create_task(carry(to_reader, writer)),
+        ]
+        try:
+            with suppress(asyncio.CancelledError):  # at the end
+                await asyncio.wait(halves, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for half in halves:
+                half.cancel()
+            for end in (writer, to_writer):
+                end.close()
+            connections.discard(connection)
 
     @asynccontextmanager
     async def serving() -> AsyncIterator[None]:
         async with await asyncio.start_server(accept, f"{LEDGER}.1", 5432):
             yield
+            for connection in list(connections):
+                connection.cancel()
+            await asyncio.gather(*connections, return_exceptions=True)
 
     return serving
 
@@ -391,5 +410,4 @@ async def phases(gateways: list[Gateway], upstream: Upstream, url: str) -> None:
     Console(width=100).print(table)
     assert failures == {}
     assert found == answered
-    assert over.pop("at once") * 30 <= COUNT  # each may be one call ahead of what it was given
     assert {phase: round(share, 4) for phase, share in over.items() if share > 0.02} == {}

@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.callers.pools import SLICE_S, UNCLAIMED_S, Pool, Report, Slice, Workers
+from gateway.callers.pools import SLICE_S, Pool, Report, Slice, Workers
+from gateway.callers.share import Places
 
 NAMES = ("a", "b", "c")
 THREE = Workers(NAMES)
@@ -59,26 +60,74 @@ def test_a_pool_out_of_reach_has_not_filled_as_workers_filled_by_themselves() ->
 def test_the_share_of_a_worker_that_is_cut_off_is_left_to_it() -> None:
     pool, _ = asks(full(), "a", 0.0, used=60.0)
     report = Report(0.0, 0.0, 0.0, 1.0)
-    pool, _ = pool.shared(60.0, PER_S, "a", report, Workers(("a", "b"), absent=1), NOON + 3.0)
+    pool, _ = pool.shared(60.0, PER_S, "a", report, Workers(("a", "b"), absent=("c",)), NOON + 3.0)
     assert pool.level == 2.0
 
 
-def test_a_slice_of_a_worker_that_died_is_free_again_soon() -> None:
-    pool, _ = asks(full(), "a", 60.0)
-    assert asks(pool, "b", 60.0, now=NOON + SLICE_S - 0.1)[1] == 0.0
-    assert asks(pool, "b", 60.0, now=NOON + SLICE_S + 0.1)[1] == 60.0
+def test_a_worker_that_is_not_heard_keeps_its_slice_until_it_counts_as_dead() -> None:
+    cut = Workers(("a", "c"), absent=("b",))
+    report = Report(0.0, 0.0, 60.0, 1.0)
+    pool, _ = asks(full(), "b", 30.0)
+    pool, _ = pool.shared(60.0, PER_S, "a", report, cut, NOON + 30.0)
+    assert pool.slices["b"].amount == 40.0
+    pool, amount = pool.shared(60.0, PER_S, "a", report, Workers(("a", "c")), NOON + 60.0)
+    assert amount == 60.0
+
+
+def test_a_worker_that_is_not_known_yet_keeps_its_slice_for_a_while() -> None:
+    pool, _ = asks(full(), "new", 30.0)
+    assert asks(pool, "a", 60.0, now=NOON + SLICE_S - 0.1)[1] == 20.0
+    assert asks(pool, "a", 60.0, now=NOON + SLICE_S + 0.1)[1] == 60.0
 
 
 def test_who_opens_a_pool_leaves_the_others_their_shares_until_they_hear_of_it() -> None:
-    pool = Pool.opened(60.0, "a", THREE, NOON)
-    assert pool.slices == {name: Slice(20.0, NOON + UNCLAIMED_S) for name in ("b", "c")}
+    pool = Pool.opened(60.0, "a", Workers(("a", "b"), absent=("c",)), NOON)
+    assert pool.slices == {name: Slice(20.0, NOON + SLICE_S) for name in ("b", "c")}
     assert asks(pool, "a", 60.0)[1] == 20.0
+    assert asks(pool.without("b"), "a", 60.0)[1] == 40.0
+
+
+def test_what_others_leave_unused_does_not_fill_the_share_of_one_that_is_cut_off() -> None:
+    pool, _ = asks(full(), "a", 0.0, used=60.0)
+    for second in range(600):
+        report = Report(0.0, 0.0, 0.0, 1.0)
+        pool, _ = pool.shared(60.0, PER_S, "a", report, Workers(("a", "b"), absent=("c",)), NOON + second)
+    assert pool.level == 40.0
+
+
+def test_a_worker_that_is_cut_off_may_have_an_equal_share_of_places() -> None:
+    report = Report(0.0, 0.0, 60.0, 1.0)
+    _, amount = full().shared(60.0, 60.0, "a", report, Workers(("a", "b"), absent=("c",)), NOON, apart=20.0)
+    assert amount == 40.0
 
 
 def test_places_of_calls_that_run_are_kept_even_where_there_are_too_few() -> None:
     pool, _ = asks(full(), "a", 60.0)
     pool, amount = asks(pool, "b", 5.0, held=2.0)
     assert amount == 2.0
+
+
+def test_calls_that_come_while_a_report_is_on_its_way_take_nobodys_place() -> None:
+    places = Places(20, 2, NOON, lambda: None)
+    for _ in range(3):
+        assert places.has_room(1.0)
+        places.give_back(-1.0)
+    report = places.report(NOON + 0.1)
+    taken = 3
+    while places.has_room(1.0):
+        places.give_back(-1.0)
+        taken += 1
+    assert 3 < taken <= report.held < 10
+    places.take(report, report.held, 20.0, 20.0, NOON + 0.2)
+    assert places.used <= report.held
+
+
+def test_places_given_up_in_a_report_that_nobody_answered_are_had_again() -> None:
+    places = Places(20, 2, NOON, lambda: None)
+    places.report(NOON)
+    assert not places.has_room(1.0)
+    places.refill(NOON + 3.0)
+    assert places.level == 10.0
 
 
 moments = st.floats(0.0, 1.0, allow_nan=False)
