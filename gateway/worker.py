@@ -33,6 +33,7 @@ def main(argv: list[str] | None = None) -> int:
 
     from gateway.app import GatewayApp
     from gateway.assemble import assembled, load
+    from gateway.http.listening import Server
     from gateway.http.request import Limits, most_connections
 
     gc.freeze()
@@ -52,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
         timeout_keep_alive=75,  # longer than the usual 60 s of proxies in front, so that they close first
         timeout_graceful_shutdown=max(1, round(files.deployment.shutdown_grace_s)),
     )
-    server = uvicorn.Server(config)
+    server = Server(config)
     signal.signal(signal.SIGUSR1, lambda *_: app.leave())
     sockets = [socket.socket(fileno=options.fd)] if options.fd is not None else None
     with suppress(SystemExit):  # by which uvicorn says that start-up failed

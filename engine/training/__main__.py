@@ -33,9 +33,9 @@ _COMPARABLE = (*KINDS, "lookup")
 _SPIN_COUNT = "10000"  # of OpenMP's workers, as when serving
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code."""
-    options = parser().parse_args(arguments)
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m engine.training") -> int:
+    """Run a command; returns the exit code. `prog` is what its help calls it."""
+    options = parser(prog).parse_args(arguments)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
     os.environ.setdefault("GOMP_SPINCOUNT", _SPIN_COUNT)  # read when torch loads OpenMP
     try:
@@ -206,11 +206,9 @@ def _target(options: argparse.Namespace, progress: Progress) -> tuple[Model, Mod
     return model, ModelTokenizer(folder)
 
 
-def parser() -> argparse.ArgumentParser:
+def parser(prog: str | None = None) -> argparse.ArgumentParser:
     """The command line's options."""
-    arguments = argparse.ArgumentParser(
-        prog="python -m engine.training", description="Train and measure drafters."
-    )
+    arguments = argparse.ArgumentParser(prog=prog, description="Train and measure drafters.")
     commands = arguments.add_subparsers(dest="command", required=True)
     _add_data(commands.add_parser("data", help="sample answers from a model, to train its drafter on"))
     train = commands.add_parser("train", help="train a drafter on answers of its target")

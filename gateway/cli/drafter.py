@@ -23,6 +23,7 @@ _COMMANDS = {
     "calibrate": "Make a drafter's confidence mean what it says.",
     "compare": "Train drafters of several kinds alike and measure them beside each other.",
 }
+_ENGINE = "import sys; from engine.training.__main__ import main; sys.exit(main(prog='sparkgate drafter'))"
 _HAND_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
@@ -38,7 +39,7 @@ def _run(context: typer.Context, config: options.Config = None) -> None:
     if importlib.util.find_spec("torch") is None:
         raise Refused('drafters need torch: pip install "sparkgate[engine]"')
     name, given = str(context.info_name), context.args
-    argv = [sys.executable, "-P", "-m", "engine.training", name, *_defaults(name, given, config), *given]
+    argv = [sys.executable, "-P", "-c", _ENGINE, name, *_defaults(name, given, config), *given]
     os.execv(argv[0], argv)
 
 

@@ -8,6 +8,7 @@ coroutine, in any phase: the upstream is closed at once and the record says so.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -38,6 +39,7 @@ from router.decide import UnknownModel, decide
 from router.decision import Decision
 from router.policy import Policy
 
+log = logging.getLogger(__name__)
 KEEP_ALIVE = b": keep-alive\n\n"
 Shadowing = Callable[[Call, Decision, float | None, Exchange], None]  # the float: dollars a day it may spend
 
@@ -89,7 +91,11 @@ class Dispatcher:
             raise
         except Exception:
             tally.leave(200 if client.is_started else 500, "internal_error")
-            raise
+            name = tally.exchange.request_id
+            log.exception("the call %s failed inside the gateway", name)
+            ours = GatewayError(f"the gateway failed on this call; its log says why, under {name}")
+            await send_error(client, ours, call.errors, tally.headers())
+            return
         finally:
             self.book.metrics.num_in_flight -= 1
             if task_id is not None and (answered := tally.exchange.answered):

@@ -134,6 +134,7 @@ def dashboard_command(host: str, port: int) -> tuple[str, ...]:
         "server.port": str(port),
         "server.fileWatcherType": "none",
         "browser.gatherUsageStats": "false",
+        "logger.hideWelcomeMessage": "true",  # for which it would ask a server elsewhere for its address
     }
     flags = [text for key, value in settings.items() for text in (f"--{key}", value)]
     return (*_MODULE, "streamlit", "run", str(Path(package.origin).with_name("serve.py")), *flags)
