@@ -15,6 +15,9 @@ from gateway.upstreams.base import CutOff, Unreachable
 
 MAX_UNREAD_BYTES = 256 * 1024  # beyond, the connection is not read until someone takes what is there
 MAX_DECODED_BYTES = 64 * 1024 * 1024  # of a compressed body, which nobody asked for
+MAX_EXPANSION = (
+    50  # times what came, beyond the first MiB: a bomb has 1,000, and undoing it would stop all other calls
+)
 MAX_BODY_BYTES = 128 * 1024 * 1024  # of any answer, streamed or not
 
 
@@ -136,20 +139,23 @@ class _Decoder:
             raise CutOff(f"it answered in content encoding '{encoding}', although asked for none")
         self._is_gzip = encoding != "deflate"
         self._inflate: zlib._Decompress | None = None
-        self._room = MAX_DECODED_BYTES
+        self._bytes, self._may_be = 0, 2**20
 
     def decode(self, data: bytes) -> bytes:
         if self._inflate is None:
             is_raw = not self._is_gzip and data[0] & 0x0F != 8  # some servers leave zlib's own head out
             bits = 16 + zlib.MAX_WBITS if self._is_gzip else zlib.MAX_WBITS
             self._inflate = zlib.decompressobj(-zlib.MAX_WBITS if is_raw else bits)
+        self._may_be = min(MAX_DECODED_BYTES, self._may_be + MAX_EXPANSION * len(data))
         try:
-            plain = self._inflate.decompress(data, self._room + 1)
+            plain = self._inflate.decompress(data, self._may_be - self._bytes + 1)
         except zlib.error as error:
             raise CutOff(f"its compressed body is damaged: {error}") from error
-        self._room -= len(plain)
-        if self._room < 0:
+        self._bytes += len(plain)
+        if self._bytes > MAX_DECODED_BYTES:
             raise CutOff(f"its compressed body grew past {MAX_DECODED_BYTES // 1024**2} MiB")
+        if self._bytes > self._may_be:
+            raise CutOff(f"its compressed body grew to more than {MAX_EXPANSION} times what came")
         return plain
 
     def end(self) -> None:
