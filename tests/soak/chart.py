@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import ceil
 
 from gateway.bench.svg import document, text
 from tests.soak.verdict import Run
@@ -49,7 +50,7 @@ def _panel(run: Run, lines: Mapping[str, Points]) -> list[str]:
     room_x, room_y = _WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _BOTTOM
     values = sorted(value for points in lines.values() for _, value in points)
     top = values[min(len(values) - 1, int(len(values) * 0.995))] * 1.15 if values else 1.0
-    top = top or 1.0
+    top = ceil(top / 10.0) * 10.0 or 10.0
 
     def place(at_s: float, value: float) -> tuple[float, float]:
         return _LEFT + room_x * at_s / run.seconds, _TOP + room_y * (1 - min(value, top) / top)
@@ -59,7 +60,7 @@ def _panel(run: Run, lines: Mapping[str, Points]) -> list[str]:
         y = place(0.0, top * share)[1]
         end = _WIDTH - _RIGHT
         parts.append(f'<line x1="{_LEFT}" y1="{y:.1f}" x2="{end}" y2="{y:.1f}" stroke="#d8dee4"/>')
-        parts.append(text(_LEFT - 6, y + 4, f"{top * share:,.3g}", size=10, anchor="end"))
+        parts.append(text(_LEFT - 6, y + 4, f"{top * share:,.0f}", size=10, anchor="end"))
         minutes = f"{run.seconds * share / 60:.3g} min"
         parts.append(text(_LEFT + room_x * share, _HEIGHT - _BOTTOM + 14, minutes, size=10, anchor="middle"))
     for moment_s, what in run.restarts:
