@@ -84,7 +84,7 @@ def create(
     name: Name,
     scope: Annotated[
         ScopeOption,
-        typer.Option(help="call: the API; read: also the operations endpoints; admin: everything."),
+        typer.Option(help="call: the API; read: the dashboard and lists, no calls; admin: everything."),
     ] = ScopeOption.call,
     models: Models = None,
     rpm: Rpm = None,

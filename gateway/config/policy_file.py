@@ -22,7 +22,16 @@ from pydantic import (
 )
 
 from gateway.config.mistakes import KeyPath
-from gateway.config.strict import Positive, Share, Strict, Tries, did_you_mean, mistake
+from gateway.config.strict import (
+    Positive,
+    PositiveShare,
+    Share,
+    Strict,
+    Tries,
+    UpToAYear,
+    did_you_mean,
+    mistake,
+)
 from router.policy import (
     CompletedWhen,
     Hedge,
@@ -37,7 +46,6 @@ from router.policy import (
 )
 from router.shapes import SHAPES
 
-YEAR_S = 31_536_000
 CONDITIONS = ("header.<name>", "metadata.<key>", "model", "caller", "endpoint", "workflow")
 
 
@@ -85,7 +93,7 @@ class WeightedFile(Strict):
     """A candidate under experiment: it gets exactly this share of the calls, whatever its score."""
 
     target: TargetName
-    weight: Annotated[Share, Field(gt=0)]
+    weight: PositiveShare
 
 
 def _candidate_form(given: Any) -> str:
@@ -183,7 +191,7 @@ class ShapeFile(Strict):
     timeouts: TimeoutsFile = TimeoutsFile()
     hedge: HedgeFile | None = None
     completed_when: CompletedWhen | None = None
-    abandoned_after_s: Annotated[Positive, Field(le=YEAR_S)] | None = None
+    abandoned_after_s: UpToAYear | None = None
     keepalive_s: Positive | None = None
     cache: CacheFile | None = None
 
@@ -201,7 +209,7 @@ class DefaultsFile(ShapeFile):
     retries: RetriesFile = RetriesFile()
     explore: Share = 0.02
     half_life_s: Positive = 60.0
-    max_ejected: Annotated[Share, Field(gt=0)] = 1.0
+    max_ejected: PositiveShare = 1.0
 
 
 class RuleFile(Strict):

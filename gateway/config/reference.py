@@ -239,7 +239,7 @@ def _type(value: Schema) -> str:
     if value.get("type") == "object":
         return f"mapping to {_type(value['additionalProperties'])}"
     if value.get("type") in ("number", "integer"):
-        limits = [f"{sign} {value[key]:g}" for key, sign in _LIMITS if key in value]
+        limits = [f"{sign} {value[key]:,.12g}" for key, sign in _LIMITS if key in value]
         return " ".join(
             [{"number": "number", "integer": "whole number"}[value["type"]], ", ".join(limits)]
         ).strip()

@@ -48,6 +48,8 @@ _NoBool = BeforeValidator(_no_bool)
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False), _NoBool]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), _NoBool]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), _NoBool]
+UpToAYear = Annotated[float, Field(gt=0, le=31_536_000, allow_inf_nan=False), _NoBool]  # seconds
+PositiveShare = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False), _NoBool]
 PositiveInt = Annotated[int, Field(gt=0), _NoBool]
 NonNegativeInt = Annotated[int, Field(ge=0), _NoBool]
 Workers = Annotated[int, Field(ge=1, le=64), _NoBool]
