@@ -16,6 +16,7 @@ from gateway.callers.keys import KeyRing
 from gateway.callers.spending import Spending, day_of
 from gateway.callers.store import load_ring
 from gateway.callers.usage import snapshot
+from gateway.control.away import Away
 
 log = logging.getLogger(__name__)
 INTERVAL_S = 2.0
@@ -26,6 +27,9 @@ class KeyWatch:
 
     def __init__(self, database: AsyncEngine) -> None:
         self._database = database
+        self._away = Away(
+            log, "keys stay as they are, as the database is away: %s", "keys are refreshed again"
+        )
         self.ring = KeyRing()
         self.spending = Spending()
 
@@ -42,5 +46,7 @@ class KeyWatch:
         try:
             await self.refresh()
         except SQLAlchemyError as error:
-            log.warning("keys not refreshed: %s", type(error).__name__)
+            self._away.failed(error)
+        else:
+            self._away.worked()
         self.ring = self.ring.in_force(time.time())

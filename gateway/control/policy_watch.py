@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from gateway.config.load import load_policy, policy_hash, policy_text
 from gateway.config.mistakes import ConfigError
+from gateway.control.away import Away
 from gateway.ledger import policies
 from router.policy import Policy
 
@@ -30,6 +31,9 @@ class PolicyWatch:
         self._path, self._database, self._target_names = path, database, target_names
         where = str(path.resolve()) if path else "default"
         self._source = f"file:{socket.gethostname()}:{where}"
+        self._away = Away(
+            log, "the policy stays as it is, as the database is away: %s", "the policy is refreshed again"
+        )
         self._seen: tuple[int, int] | None = None
         self._active_id: UUID | None = None
         self._current: Policy | None = None
@@ -59,7 +63,9 @@ class PolicyWatch:
                 await self._take_file()
             await self._adopt_newest()
         except SQLAlchemyError as error:
-            log.warning("policy not refreshed: %s", type(error).__name__)
+            self._away.failed(error)
+        else:
+            self._away.worked()
 
     async def _take_file(self) -> None:
         """Publishes an edited file, or records why it is refused. Seen only once the database knows of it."""

@@ -21,6 +21,7 @@ from gateway.callers.pool_store import Name, Stored
 from gateway.callers.pools import Pool, Report, Workers
 from gateway.callers.quotas import Quotas
 from gateway.callers.share import Share
+from gateway.control.away import Away
 
 log = logging.getLogger(__name__)
 SEEN_EVERY_S = 1.0
@@ -59,7 +60,7 @@ class QuotaWatch:
         self._workers = Workers((self._worker,))
         self._short = asyncio.Event()
         self._seen_s = self._look_s = self._look_all_s = self._forget_s = 0.0  # when next
-        self._is_away = False
+        self._away = Away(log, "limits are kept by equal shares for now: %s", "limits are shared again")
         quotas.on_short = self._short.set
 
     @property
@@ -95,18 +96,13 @@ class QuotaWatch:
         await self._try(self._exchange())
 
     async def _try(self, work: Coroutine[Any, Any, None]) -> None:
-        """Says once that the database is away, and once that it is back."""
         try:
             async with asyncio.timeout(ANSWER_WITHIN_S):
                 await work
         except (SQLAlchemyError, OSError, TimeoutError) as error:
-            if not self._is_away:
-                log.warning("limits are kept by equal shares for now: %s", type(error).__name__)
-            self._is_away = True
+            self._away.failed(error)
         else:
-            if self._is_away:
-                log.info("limits are shared again")
-            self._is_away = False
+            self._away.worked()
 
     async def _exchange(self) -> None:
         now = time.monotonic()

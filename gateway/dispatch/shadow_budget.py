@@ -64,10 +64,13 @@ class ShadowBudget:
         self._own[attempt.id] = utc(attempt.started_at).date(), shape, attempt.cost_nusd
 
     async def step(self) -> None:
-        if not _has_budgets(self._policy()):
+        today = datetime.now(UTC).date()
+        for key in [key for key, (day, _, _) in self._own.items() if day < today]:
+            del self._own[key]
+        if not self._own and not _has_budgets(self._policy()):
             return
         try:
-            await self._read(datetime.now(UTC).date())
+            await self._read(today)
         except SQLAlchemyError as error:
             log.warning("costs of shadows not read: %s", type(error).__name__)
 
@@ -76,8 +79,8 @@ class ShadowBudget:
         async with self._database.connect() as connection:
             costs = await shadow_costs(connection, today, asked)
         self._day, self._booked = today, costs.nusd
-        for key in [key for key, (day, _, _) in self._own.items() if day < today or key in costs.found]:
-            del self._own[key]
+        for key in costs.found:
+            self._own.pop(key, None)
 
 
 def _has_budgets(policy: Policy) -> bool:

@@ -26,6 +26,7 @@ DAYS_AHEAD = 3  # partitions made before they are needed
 SAMPLES_KEPT = timedelta(days=14)
 HOMES_KEPT = timedelta(days=30)  # OpenAI forgets responses then
 SUMS_KEPT_TIMES = 10  # as long as the rows they came from
+FOR_EVER = 18_000  # days: what is asked for beyond is before 1980, and soon before the year 1
 _LOCK = 0x5BA2C6A82
 _LOCK_WITHIN = "5s"  # who waits for a partition's lock holds up everybody behind it
 
@@ -49,7 +50,7 @@ def lock(connection: Connection, *, wait: bool) -> bool:
 
 def maintain(connection: Connection, now: datetime, retention_days: int) -> Maintained:
     """One pass, by who has the `lock`. Raises an OperationalError when a partition is in use for too long."""
-    today = now.astimezone(UTC).date()
+    today, retention_days = now.astimezone(UTC).date(), min(retention_days, FOR_EVER)
     made = ensure_partitions(connection, [today + timedelta(days=ahead) for ahead in range(DAYS_AHEAD)])
     histograms, sums = compact_histograms(connection, now), compact_sums(connection, now)
     deleted = _delete(connection, now, retention_days)
@@ -60,7 +61,7 @@ def maintain(connection: Connection, now: datetime, retention_days: int) -> Main
 
 def _delete(connection: Connection, now: datetime, retention_days: int) -> dict[str, int]:
     kept_from = now - timedelta(days=retention_days)
-    sums_from = now - timedelta(days=SUMS_KEPT_TIMES * retention_days)
+    sums_from = now - timedelta(days=min(SUMS_KEPT_TIMES * retention_days, FOR_EVER))
     old = {
         tasks: (tasks.c.first_seen_at < kept_from) & (tasks.c.last_at < kept_from),
         outcomes: outcomes.c.id < uuid_floor(kept_from),

@@ -40,6 +40,8 @@ class Upkeep:
                 self.step(datetime.now(UTC))
             except SQLAlchemyError as error:
                 log.warning("the ledger's upkeep is put off: %s", getattr(error, "orig", None) or error)
+            except Exception:
+                log.exception("the ledger's upkeep failed; it is tried again")
 
     def step(self, now: datetime) -> None:
         """Short transactions, as what they touch waits for them."""

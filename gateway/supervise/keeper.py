@@ -76,7 +76,12 @@ class Keeper:
         while not self._stopping.is_set():
             began = time.monotonic()
             self._renewing.clear()
-            reason = await self._live_once()
+            try:
+                reason = await self._live_once()
+            except (
+                OSError
+            ) as error:  # its log cannot be opened on a full disk, there is no room for a process
+                reason = f"cannot be started: {error}"
             if self._renewing.is_set():
                 failures = 0
                 continue

@@ -38,7 +38,7 @@ class PartLog:
                 size = log.seek(0, os.SEEK_END)
                 log.seek(max(self._run_began_at, size - _TAIL_BYTES))
                 text = _TERMINAL_CODE.sub("", log.read().decode(errors="replace"))
-        except FileNotFoundError:
+        except OSError:
             return []
         lines = [line.rstrip("\r").rpartition("\r")[2].rstrip() for line in text.split("\n")]
         return [line for line in lines if line][-count:]

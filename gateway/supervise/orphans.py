@@ -7,12 +7,14 @@ agree with the record. In: `<data-dir>/run/parts.json`. Out: the names of what w
 from __future__ import annotations
 
 import json
+import logging
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import psutil
 
+log = logging.getLogger(__name__)
 # Creation times are counted from the boot time, which the kernel reckons anew at each look, in whole seconds, and
 # which clock corrections move. Two processes of one pid are further apart: all other pids are used in between.
 _SAME_START_S = 3.0
@@ -54,8 +56,11 @@ class ChildRecord:
 
     def _write(self) -> None:
         scratch = self._path.with_suffix(".new")
-        scratch.write_text(json.dumps([asdict(child) for child in self._children.values()]))
-        os.replace(scratch, self._path)
+        try:
+            scratch.write_text(json.dumps([asdict(child) for child in self._children.values()]))
+            os.replace(scratch, self._path)
+        except OSError as error:  # a full disk must not end parts that run
+            log.warning("%s is not up to date: %s", self._path, error)
 
 
 def recorded(path: Path) -> list[Child]:

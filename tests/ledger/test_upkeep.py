@@ -56,6 +56,33 @@ def test_without_a_retention_nothing_is_dropped(engine: Engine) -> None:
 
 
 @pytest.mark.usefixtures("calls")
+@pytest.mark.parametrize("days", [36_500, 1_000_000_000])
+def test_a_retention_for_ever_drops_nothing(engine: Engine, days: int) -> None:
+    Upkeep(engine, retention_days=days).step(NOW)
+    assert scalar(engine, "SELECT count(*) FROM exchanges") == 4
+    assert scalar(engine, "SELECT sum(calls) FROM call_sums") == 4
+
+
+def test_a_fault_of_ours_costs_one_pass(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(upkeep, "EVERY_S", 0.01)
+    passes, stop = 0, threading.Event()
+
+    def step(*_: object) -> None:
+        nonlocal passes
+        passes += 1
+        if passes == 1:
+            raise ValueError("a bug of ours")
+        stop.set()
+
+    monkeypatch.setattr(Upkeep, "step", step)
+    Upkeep(engine, None).run(stop)
+    assert passes == 2
+    assert "a bug of ours" in caplog.text
+
+
+@pytest.mark.usefixtures("calls")
 def test_of_two_drains_one_does_it(engine: Engine) -> None:
     with engine.begin() as connection:
         assert lock(connection, wait=False)

@@ -13,6 +13,7 @@ import httpx
 import psutil
 import pytest
 
+from gateway.supervise import logs
 from gateway.supervise.orphans import recorded
 from gateway.supervise.part import GIVE_UP_AFTER, Part
 from gateway.supervise.status import Board
@@ -77,6 +78,36 @@ def test_a_killed_part_is_started_again(
 
     run(scene)
     assert "was ended by SIGKILL; again in 0.5 s" in shown.getvalue()
+
+
+@pytest.mark.parametrize("cannot_be_written", ["parts.new", "logs/server.log.1"])
+def test_a_full_disk_ends_no_part(
+    run: Callable[[Scene], None],
+    server_file: Path,
+    free_port: int,
+    shown: io.StringIO,
+    tmp_path: Path,
+    cannot_be_written: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A folder in a file's place refuses to be written."""
+    monkeypatch.setattr(logs, "_ROTATE_BYTES", -1)
+
+    async def scene(supervisor: Supervisor) -> None:
+        await supervisor.keep(server(server_file, free_port)).was_ready.wait()
+        obstacle = tmp_path / cannot_be_written / "full"
+        obstacle.mkdir(parents=True)
+        os.kill(await pid_at(free_port), signal.SIGKILL)
+        given_up = asyncio.create_task(supervisor.first_given_up())
+        await until(lambda: "again in 0.5 s" in shown.getvalue())
+        await asyncio.sleep(0.6)
+        obstacle.rmdir()
+        obstacle.parent.rmdir()
+        await until(lambda: shown.getvalue().count("ready") == 2)
+        assert not given_up.done()
+        given_up.cancel()
+
+    run(scene)
 
 
 def test_a_stopped_part_may_finish_what_it_does(
