@@ -32,7 +32,7 @@ class PolicyWatch:
         where = str(path.resolve()) if path else "default"
         self._source = f"file:{socket.gethostname()}:{where}"
         self._away = Away(
-            log, "the policy stays as it is, as the database is away: %s", "the policy is refreshed again"
+            log, "the policy stays, as the database is away: %s", "the policy is refreshed again"
         )
         self._seen: tuple[int, int] | None = None
         self._active_id: UUID | None = None

@@ -18,7 +18,7 @@ from gateway.ledger.database import create_async_engine
 from gateway.ledger.records import Attempt
 from gateway.ledger.shadows import ShadowCosts
 
-FREE = "version: 1\ndefaults: {candidates: [a], shadow: {target: b}}\n"
+FREE = "version: 1\ndefaults: {candidates: [a], shadow: {target: b, share: 1}}\n"
 
 
 @contextmanager
