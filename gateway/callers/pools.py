@@ -70,11 +70,15 @@ class Pool:
     slices: Mapping[str, Slice]
 
     @classmethod
-    def opened(cls, size: float, worker: str, workers: Workers, now_s: float) -> Pool:
-        """A full one, first touched by `worker`. The others have an equal share each until they hear of it."""
+    def opened(
+        cls, size: float, worker: str, workers: Workers, now_s: float, level: float | None = None
+    ) -> Pool:
+        """A new one, full unless its `level` is given. The others have an equal share each until they hear of it."""
         unclaimed = Slice(size / workers.count, now_s + SLICE_S)
         others = {*workers.present, *workers.absent} - {worker}
-        return cls(size, now_s, now_s, 0.0, dict.fromkeys(sorted(others), unclaimed))
+        return cls(
+            size if level is None else level, now_s, now_s, 0.0, dict.fromkeys(sorted(others), unclaimed)
+        )
 
     def free(self, now_s: float) -> float:
         """What no worker holds."""

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from math import ceil
 
-from gateway.callers.pools import Report
+from gateway.callers.pools import NOTHING, Report
 
 MINUTE_S = 60.0
 AHEAD_S = 0.4  # how far a slice should reach at the pace that was last seen
@@ -69,6 +69,8 @@ class Share:
 
     def resize(self, limit: int) -> None:
         """Another limit. What is in it stays, as far as it fits."""
+        if limit == self.limit:
+            return
         self.limit = limit
         self._divide()
         if not self.is_pooled:
@@ -76,12 +78,25 @@ class Share:
 
     def share_with(self, workers: int) -> None:
         """So many there are now, this one included. What was used stays used."""
-        used, self.workers = self.used, workers
+        used, missing, self.workers = self.used, self.size - self.level, workers
         self._divide()
         if self.is_pooled and workers == 1:
             self._part(self._total - used)
+            self._begin()
         elif not self.is_pooled:
-            self.level, self._base = self.size - used, self.size
+            self._part(self.size - max(used, missing))
+
+    def _begin(self) -> None:
+        """Nobody is left to be told what was used: it is a bucket that has been apart from the start."""
+        self._base = self.size
+
+    @property
+    def opens_at(self) -> float:
+        """What a new pool has, before the next report: all of the limit, but after a pool that is lost what is left if
+        all workers stand as this one."""
+        if abs(self._base - self.size) < NOTHING:
+            return float(self.limit)
+        return min(self.limit, max(0.0, self.level) * self.workers) + self.used
 
     def refill(self, now: float) -> None:
         """A clock that was set back refills nothing until it goes on."""
@@ -199,6 +214,13 @@ class Places(Share):
     def _divide(self) -> None:
         self.per_s = 0.0
         self.size = float(max(1, self.limit // self.workers))
+
+    def _begin(self) -> None:
+        pass
+
+    @property
+    def opens_at(self) -> float:
+        return float(self.limit)
 
     def resize(self, limit: int) -> None:
         running, self.limit = self.used, limit

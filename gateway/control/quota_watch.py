@@ -33,6 +33,7 @@ SOON_S = 0.02  # the least between two reports
 FORGET_EVERY_S = 30.0
 ANSWER_WITHIN_S = 2.0
 MAX_POOLS = 500  # a report; what is left waits for the next
+RETURN_S = 5.0  # within which all workers are seen again after the database was away
 TRIES = 3  # where others write the same pools at the same time
 
 
@@ -60,6 +61,7 @@ class QuotaWatch:
         self._workers = Workers((self._worker,))
         self._short = asyncio.Event()
         self._seen_s = self._look_s = self._look_all_s = self._forget_s = 0.0  # when next
+        self._settled_s = 0.0  # from when on nobody is late because the database was away
         self._away = Away(log, "limits are kept by equal shares for now: %s", "limits are shared again")
         quotas.on_short = self._short.set
 
@@ -101,6 +103,7 @@ class QuotaWatch:
                 await work
         except (SQLAlchemyError, OSError, TimeoutError) as error:
             self._away.failed(error)
+            self._settled_s = time.monotonic() + RETURN_S
         else:
             self._away.worked()
 
@@ -121,6 +124,9 @@ class QuotaWatch:
                 await pool_store.forget(connection)
                 self._forget_s = now + FORGET_EVERY_S
             found = await pool_store.workers(connection)
+            if now < self._settled_s and found.count < self._workers.count:
+                known = {*self._workers.present, *self._workers.absent}
+                found = Workers(found.present, tuple(known - {*found.present}))
             if found.count == 1 and self._workers.count > 1:
                 await pool_store.clear(connection)
         self._workers = found
@@ -168,13 +174,14 @@ class QuotaWatch:
         now_s, stored = await pool_store.read(connection, list(due))
         changes: dict[Name, _Change] = {}
         for (name, share), (version, pool) in zip(due.items(), stored, strict=True):
+            opens_at = share.opens_at
             report = share.report(time.time())
             if report.is_quiet and (pool is None or pool.is_idle(share.limit, now_s)):
                 share.leave()
                 if pool is not None:
                     await pool_store.close(connection, name, version)
                 continue
-            pool = pool or Pool.opened(share.limit, self._worker, self._workers, now_s)
+            pool = pool or Pool.opened(share.limit, self._worker, self._workers, now_s, opens_at)
             size, per_s, apart = share.limit, share.pool_per_s, share.apart
             changed, amount = pool.shared(size, per_s, self._worker, report, self._workers, now_s, apart)
             changes[name] = _Change(version, changed, report, amount, changed.free(now_s))

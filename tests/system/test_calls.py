@@ -337,8 +337,9 @@ def test_an_outcome_belongs_to_its_task(product: Product) -> None:
         url = "/v1/tasks/t-2/outcome"
         assert http.post(url, json={"status": "done"}).status_code == 400
         assert http.post(url, json={"status": "completed", "score": 0.5}).json()["status"] == "completed"
-        task = until(lambda: (found := http.get("/v1/tasks/t-2").json()).get("status") and found)
-        assert (task["exchanges"], task["status"], task["score"]) == (2, "completed", 0.5)
+        is_whole = {"exchanges": 2, "score": 0.5}.items()  # two workers' records arrive on their own
+        task = until(lambda: (found := http.get("/v1/tasks/t-2").json()).items() >= is_whole and found)
+        assert task["status"] == "completed"
 
 
 def test_the_policy_decides_where_a_call_goes(product: Product) -> None:

@@ -171,3 +171,34 @@ async def test_a_key_that_is_used_little_costs_the_database_nothing(
         async with database.connect() as connection:
             assert await connection.scalar(text("SELECT count(*) FROM quota_pools")) == 0
         await database.dispose()
+
+
+@in_a_loop
+async def test_a_database_that_comes_back_empty_gives_no_second_limit(clean_database_url: str) -> None:
+    """As after a crash: what is kept of limits is not logged by Postgres."""
+    limited = key(rpm=600)
+    async with fleet(clean_database_url, 3) as workers:
+        began, granted = time.monotonic(), 0
+
+        async def ask_for(seconds: float) -> None:
+            nonlocal granted
+            end = time.monotonic() + seconds
+            while time.monotonic() < end:
+                granted += sum(worker.grant(limited) is not None for worker in workers)
+                await asyncio.sleep(0.003)
+
+        await ask_for(4.0)
+        assert granted > 570
+        databases = [worker.watch._database for worker in workers]
+        for worker in workers:
+            worker.watch._database = create_async_engine("postgresql+psycopg://nobody@127.0.0.1:1/none")
+        await ask_for(4.0)
+        async with databases[0].connect() as connection:
+            await connection.execute(text("TRUNCATE quota_pools, quota_workers"))
+        for worker, database in zip(workers, databases, strict=True):
+            await worker.watch._database.dispose()
+            worker.watch._database = database
+            await asyncio.sleep(0.3)
+        await ask_for(6.0)
+        allowed = 600 + 10 * (time.monotonic() - began)
+    assert 0.9 * allowed < granted < 1.02 * allowed
