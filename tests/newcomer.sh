@@ -7,7 +7,7 @@
 #   ARGS="--port 9000" …          options of `sparkgate up`, where the usual ports are taken
 #
 # As root it makes a user and removes it again; otherwise the same user gets an empty home and environment. What reaches
-# the package index (PIP_*, proxies, certificates) is handed on, nothing else.
+# the package indexes (PIP_*, npm's registry, proxies, certificates) is handed on, nothing else.
 set -euo pipefail
 set -m  # each background job a process group of its own, so that one signal is a terminal's Ctrl-C
 
@@ -20,9 +20,10 @@ owner=$(id -un)
 as_newcomer=(env -i HOME="$home" USER="$name" LANG=C.UTF-8 PATH=/usr/local/bin:/usr/bin:/bin)
 while IFS= read -r variable; do
     case $variable in
-        PIP_* | *_proxy | *_PROXY | SSL_CERT_* | CURL_CA_BUNDLE | REQUESTS_CA_BUNDLE) as_newcomer+=("$variable=${!variable}") ;;
+        PIP_* | npm_config_* | *_proxy | *_PROXY | SSL_CERT_* | CURL_CA_BUNDLE | REQUESTS_CA_BUNDLE) as_newcomer+=("$variable=${!variable}") ;;
     esac
 done < <(compgen -e)
+if registry=$(npm config get registry 2>/dev/null); then as_newcomer+=("npm_config_registry=$registry"); fi
 
 leave() {
     [ -z "$running" ] || kill -TERM -- "-$running" 2>/dev/null && wait "$running" 2>/dev/null || true
