@@ -12,9 +12,7 @@ from typing import Literal
 
 State = Literal["admitting", "shedding", "probing"]
 FAILURES_TO_SHED = 3  # one is chance, two happen in a blip; a third in a row is a pattern
-SHARE_TO_SHED = (
-    0.5  # of the calls of about the last HALF_LIFE_S, if there were CALLS_TO_RATE: more fail than not
-)
+SHARE_TO_SHED = 0.5  # of the calls of about the last HALF_LIFE_S, if there were CALLS_TO_RATE
 CALLS_TO_RATE = 10.0
 HALF_LIFE_S = 10.0
 FIRST_PAUSE_S = 2.0  # a restarted engine is back in about this time

@@ -27,9 +27,7 @@ class Prediction:
     weight: float
     hope: float = 1.0  # share of its waits that would be left were it as well as it may be; 0 = not known
     burden: float = 1.0  # times as much as its own wait is what it costs it and those who come after
-    p95_trust: float = (
-        1.0  # times `completion_p95_s` is what targets are compared by: of few calls it is mostly chance
-    )
+    p95_trust: float = 1.0  # targets are compared by it times `completion_p95_s`, of few calls mostly chance
 
 
 @dataclass(slots=True)

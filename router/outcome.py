@@ -46,9 +46,7 @@ class Outcome:
     http_status: int | None = None
     retry_after_s: float | None = None
     workflow: str | None = None
-    is_shadow: bool = (
-        False  # made on trial: it tells of speed and success like any, but closes no door to calls
-    )
+    is_shadow: bool = False  # on trial: it tells of speed and success like any, but closes no door to calls
 
     @property
     def is_failure(self) -> bool:

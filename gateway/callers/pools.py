@@ -109,10 +109,10 @@ class Pool:
         """
         others = self._others(worker, workers, now_s, apart)
         theirs = sum(one.amount for name, one in others.items() if name in workers.absent)
-        shared = len(workers.present) / workers.count
+        present = len(workers.present) / workers.count
         elapsed_s = min(max(now_s - self.at_s, 0.0), REFILLS_S)
-        most = min(size, theirs + size * shared)
-        level = min(most, min(most, self.level + elapsed_s * per_s * shared) - report.used)
+        most = min(size, theirs + size * present)
+        level = min(most, min(most, self.level + elapsed_s * per_s * present) - report.used)
         room = max(0.0, level - sum(one.amount for one in others.values()))
         wanted = report.held + report.wanted
         spare = 0.0 if self.short_s > now_s - SHORT_S else max(0.0, room - wanted) / workers.count

@@ -229,9 +229,8 @@ class Places(Share):
             self.level, self._base = self.size - running, self.size
 
     def refill(self, now: float) -> None:
-        if self.is_pooled and now - self._heard_s > SILENT_S:
-            self._part(self.size - self.used)
-        if not self.is_pooled and self._base < self.size and now - self._told_s > SILENT_S:
+        gave_up = self.is_pooled or self._base < self.size
+        if gave_up and now - (self._heard_s if self.is_pooled else self._told_s) > SILENT_S:
             self._part(self.size - self.used)
 
     def report(self, now: float) -> Report:

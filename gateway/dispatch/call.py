@@ -41,9 +41,7 @@ class Call:
     query: Query
     form_for: Callable[[Target], Form]  # raises `BadRequest` for what cannot be said to this target
     errors: ErrorForm
-    wants_usage: bool = (
-        True  # False: usage in the stream was only our wish, so the chunk that carries it is dropped
-    )
+    wants_usage: bool = True  # False: only we wanted usage in the stream, so its chunk is dropped
     is_repeatable: bool = True  # False: has effects outside (server-side tools), so it is sent once at most
     keeps_state: bool = False  # True: it goes on from what a target keeps, or leaves something there
     fingerprint: Callable[[], bytes | None] = lambda: (

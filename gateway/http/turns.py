@@ -24,9 +24,7 @@ from gateway.http.client import Client
 from gateway.http.request import Limits, Request
 from gateway.wire.errors import GatewayError, TooManyConnections
 
-LEAVES_AFTER_S = (
-    0.5  # how long an idle connection is kept when the server stops, for a request that is on its way
-)
+LEAVES_AFTER_S = 0.5  # how long idle connections are kept when the server stops: a request may be on its way
 MAX_QUEUED = 8  # pipelined requests that wait for their turn; with more, the connection is not read
 Handler = Callable[[Request, Client], Coroutine[Any, Any, None]]
 ErrorBody = Callable[[GatewayError], bytes]

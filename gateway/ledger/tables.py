@@ -49,9 +49,7 @@ _USD = Numeric(20, 9)  # nano-dollar resolution, the unit of cost in code
 exchanges = Table(
     "exchanges",
     metadata,
-    Column(
-        "id", UUID(as_uuid=True), primary_key=True
-    ),  # UUIDv7; `X-Request-Id` is "req_" + its 32 hex digits
+    Column("id", UUID(as_uuid=True), primary_key=True),  # UUIDv7; `X-Request-Id`: "req_", then its 32 digits
     Column("started_at", _TIME, nullable=False),
     Column("caller", Text, nullable=False),  # name of the API key
     Column("endpoint", Text, nullable=False),  # e.g. /v1/chat/completions
@@ -206,24 +204,21 @@ prices = Table(  # one row per distinct price seen; a change of price is a new r
     Column("cache_write_usd_per_mtok", _USD),
     Column("output_usd_per_mtok", _USD),
     Column("usd_per_hour", _USD),  # self-hosted targets
-    Column(
-        "rates", JSONB
-    ),  # all of it, where there is more: long inputs, service tiers, off-peak hours, fees
+    Column("rates", JSONB),  # all of it, where there is more: long inputs, service tiers, hours, fees
     Column("first_seen_at", _TIME, nullable=False, server_default=text("now()")),
 )
 
-policies = (
-    Table(  # the newest row whose error is NULL is active everywhere; a refused text is kept with its error
-        "policies",
-        metadata,
-        Column("id", UUID(as_uuid=True), primary_key=True),  # UUIDv7: the order of publishing
-        Column("hash", Text, nullable=False),
-        Column("yaml", Text, nullable=False),
-        Column("source", Text, nullable=False),  # file:<host>:<path> | api:<key> | cli | rollback[:<key>]
-        Column("published_at", _TIME, nullable=False, server_default=text("now()")),
-        Column("error", Text),
-        Index(None, "source", "id"),
-    )
+# The newest row whose error is NULL is active everywhere; a refused text is kept with its error.
+policies = Table(
+    "policies",
+    metadata,
+    Column("id", UUID(as_uuid=True), primary_key=True),  # UUIDv7: the order of publishing
+    Column("hash", Text, nullable=False),
+    Column("yaml", Text, nullable=False),
+    Column("source", Text, nullable=False),  # file:<host>:<path> | api:<key> | cli | rollback[:<key>]
+    Column("published_at", _TIME, nullable=False, server_default=text("now()")),
+    Column("error", Text),
+    Index(None, "source", "id"),
 )
 
 targets = Table(  # what the running configuration says exists, replaced at each start
@@ -419,12 +414,11 @@ rejection_sums = _sums(  # of targets that decisions passed over
     [_count("calls"), Column("example", Text, nullable=False)],  # the last reason of this kind
 )
 
-task_sums = (
-    _sums(  # of tasks, in the minute they began; what changes is taken out of one row and added to another
-        "task_sums",
-        [_key("workflow"), _key("shape"), _key("target"), _key("status")],  # target of the first attempt
-        [_count("tasks"), _count("calls"), _count("attempts"), _count("cost_usd", _USD), _count("unpriced")],
-    )
+# Of tasks, in the minute they began; what changes is taken out of one row and added to another.
+task_sums = _sums(
+    "task_sums",
+    [_key("workflow"), _key("shape"), _key("target"), _key("status")],  # target of the first attempt
+    [_count("tasks"), _count("calls"), _count("attempts"), _count("cost_usd", _USD), _count("unpriced")],
 )
 
 task_costs = _sums(  # of their attempts: where the money of tasks went that ended so

@@ -78,9 +78,7 @@ class Keeper:
             self._renewing.clear()
             try:
                 reason = await self._live_once()
-            except (
-                OSError
-            ) as error:  # its log cannot be opened on a full disk, there is no room for a process
+            except OSError as error:  # a full disk takes no log, a full machine no process
                 reason = f"cannot be started: {error}"
             if self._renewing.is_set():
                 failures = 0

@@ -22,10 +22,9 @@ class Part:
     start_timeout_s: float = 60.0
     stop_grace_s: float = 10.0  # from SIGTERM to SIGKILL
     pass_fds: tuple[int, ...] = ()
-    needed: bool = (
-        False  # give up the whole start when it fails GIVE_UP_AFTER times without ever being ready,
-    )
-    # unless with exit code EX_TEMPFAIL: then it waits for another, which may take its time
+    # Give up the whole start when it fails GIVE_UP_AFTER times without ever being ready, unless with exit code
+    # EX_TEMPFAIL: then it waits for another part, which may take its time.
+    needed: bool = False
     address: str = ""  # what to show beside its name once it is ready
 
 

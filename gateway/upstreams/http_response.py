@@ -15,9 +15,7 @@ from gateway.upstreams.base import CutOff, Unreachable
 
 MAX_UNREAD_BYTES = 256 * 1024  # beyond, the connection is not read until someone takes what is there
 MAX_DECODED_BYTES = 64 * 1024 * 1024  # of a compressed body, which nobody asked for
-MAX_EXPANSION = (
-    50  # times what came, beyond the first MiB: a bomb has 1,000, and undoing it would stop all other calls
-)
+MAX_EXPANSION = 50  # times what came, beyond the first MiB: to undo a bomb would stop all other calls
 MAX_BODY_BYTES = 128 * 1024 * 1024  # of any answer, streamed or not
 
 

@@ -115,9 +115,8 @@ def _litellm() -> Any:
     import litellm
 
     restrict_clients()
-    logging.getLogger("LiteLLM").setLevel(
-        logging.CRITICAL
-    )  # it logs requests with their errors, which are ours to tell
+    # It logs requests with their errors, which are ours to tell.
+    logging.getLogger("LiteLLM").setLevel(logging.CRITICAL)
     litellm.suppress_debug_info = True
     litellm.telemetry = False
     return litellm

@@ -13,13 +13,9 @@ from typing import Any
 
 from gateway.upstreams.server_metrics import Kind, Reading
 
-WINDOW_S = (
-    60.0  # of prefill and of what drafts and the prefix cache yield; before that, since the server's start
-)
+WINDOW_S = 60.0  # of prefill, drafts and the prefix cache; before that, since the server's start
 KEPT = 0.9  # of a rate's weight, from one reading to the next with something new
-LONG_PROMPT_TOKENS = (
-    256  # shorter ones, in the mean, tell how long a step is rather than how fast prompts are read
-)
+LONG_PROMPT_TOKENS = 256  # shorter ones, in the mean, tell of a step rather than of how fast prompts are read
 EXACT_SIZES = 4  # steps are kept by the number of sequences, beyond this by powers of two
 _COUNTERS = ("generated", "interval_s", "intervals", "prefill_s", "drafts", "accepted")
 _NOTHING = Reading()

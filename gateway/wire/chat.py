@@ -34,9 +34,7 @@ class Piece:
     """What one stream event means. `value` is None for comments, keep-alives and `[DONE]`."""
 
     value: dict[str, Any] | None = None
-    has_token: bool = (
-        False  # content, refusal, reasoning or tool-call delta: the first one is the first token
-    )
+    has_token: bool = False  # content, refusal, reasoning or tool calls: the first is the first token
     is_done: bool = False
     is_error: bool = False
     is_malformed: bool = False

@@ -40,8 +40,8 @@ class Fleet:
             share.join(self.pool.level, self.pool.free(now), now)
         if not share.is_due(now):
             return
-        is_absent = cut_off("c", now - NOTICED_S) if now < HEALED + NOTICED_S else False
-        workers = Workers(NAMES[:2], NAMES[2:]) if is_absent and name != "c" else Workers(NAMES)
+        is_absent = name != "c" and cut_off("c", now - NOTICED_S)
+        workers = Workers(NAMES[:2], NAMES[2:]) if is_absent else Workers(NAMES)
         report = share.report(now)
         pool = self.pool or Pool.opened(A_MINUTE, name, workers, now)
         self.pool, amount = pool.shared(A_MINUTE, share.pool_per_s, name, report, workers, now)
