@@ -4,6 +4,7 @@
 #   make test TESTS="tests/router -q"             part of the tests, or options of pytest
 #   make setup PYTHON=/path/to/python3.12         another interpreter
 SHELL := bash
+unexport PYTHONDONTWRITEBYTECODE
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
@@ -94,8 +95,10 @@ clean:  ## remove .venv, caches and build output; the data directory stays
 
 # The stamps make a second call instant: pip runs again only when what is to be installed has changed.
 # First what the lock has, each file by its sha256; then what it has not: sparkgate itself, PyTorch, and for tests their tools.
-INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
-INSTALL_LOCKED = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
+# Python compiles a module when it is first imported: to compile them all, most of which never are, is half of an install.
+PIP_INSTALL = -m pip install --quiet --disable-pip-version-check --no-compile
+INSTALL = $(BIN)/python $(PIP_INSTALL) -c constraints.txt
+INSTALL_LOCKED = $(BIN)/python $(PIP_INSTALL) --no-deps --require-hashes -r requirements.lock
 
 $(VENV)/.installed: pyproject.toml constraints.txt requirements.lock | $(BIN)/python
 	@echo "Installing into $(VENV) (about 2 GB on disk; minutes at the first time)"
@@ -111,17 +114,17 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt requirements.lock | $(BIN
 
 $(VENV)-schema/.installed: tests/schema/requirements.txt | $(BIN)/python
 	$(BIN)/python -m venv $(VENV)-schema
-	$(VENV)-schema/bin/python -m pip install --quiet --disable-pip-version-check -r tests/schema/requirements.txt
+	$(VENV)-schema/bin/python $(PIP_INSTALL) -r tests/schema/requirements.txt
 	@touch $@
 
 $(VENV)-examples/.installed: examples/requirements.txt | $(BIN)/python
 	$(BIN)/python -m venv $(VENV)-examples
-	$(VENV)-examples/bin/python -m pip install --quiet --disable-pip-version-check -r examples/requirements.txt
+	$(VENV)-examples/bin/python $(PIP_INSTALL) -r examples/requirements.txt
 	@touch $@
 
 $(VENV)-audit/.installed: | $(BIN)/python
 	$(BIN)/python -m venv $(VENV)-audit
-	$(VENV)-audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit uv
+	$(VENV)-audit/bin/python $(PIP_INSTALL) pip-audit uv
 	@touch $@
 
 $(BIN)/python:

@@ -7,13 +7,11 @@ tasks (policy, keys, engines, other workers' news, spool) and closes all of it a
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
-import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -24,6 +22,7 @@ from prometheus_client.registry import Collector
 
 from gateway.app import Parts
 from gateway.callers.quotas import Quotas
+from gateway.chores import every, running
 from gateway.config.catalog import catalog
 from gateway.config.deployment import (
     AnthropicTarget,
@@ -59,7 +58,7 @@ from gateway.ledger.costs import Price, price_for, unknown_price
 from gateway.ledger.database import create_async_engine, resolve_url
 from gateway.ledger.engine_hours import UpTime
 from gateway.ledger.response_homes import HomeLedger
-from gateway.ledger.spool import Spool
+from gateway.ledger.spool import SYNC_EVERY_S, Spool
 from gateway.ledger.targets import replace_targets
 from gateway.ledger.tariff import Rates
 from gateway.surfaces.homes import ResponseHomes
@@ -73,11 +72,8 @@ from gateway.wire.paths import MESSAGES, RESPONSES
 from router import inference
 from router.catalog import Catalog
 
-log = logging.getLogger(__name__)
-CHORES_END_WITHIN_S = 3.0
 METRICS_INTERVAL_S = 1.0
 SHAPES_LOADED_AFTER_S = 1.0  # beside the first calls; else the first whose shape is inferred waits for it
-Chore = tuple[Callable[[], Awaitable[None]], float]  # a step and the seconds between two
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,13 +166,16 @@ async def assembled(files: Files, index: int) -> AsyncIterator[Parts]:
             for name, target in targets.items()
         }
 
-        def collect() -> Collector:
-            show()
-            return GenAiNames(_all_workers() if METRICS_FOLDER_VARIABLE in os.environ else registry, served)
-
-        def show() -> None:
+        def refresh() -> None:
             metrics.flush()
             state.read()
+
+        def collect() -> Collector:
+            refresh()
+            return GenAiNames(_all_workers() if METRICS_FOLDER_VARIABLE in os.environ else registry, served)
+
+        async def show() -> None:
+            refresh()
 
         up_times = {
             name: UpTime(name, places[name], paid.usd_per_hour if (paid := prices[name]) else None)
@@ -193,15 +192,16 @@ async def assembled(files: Files, index: int) -> AsyncIterator[Parts]:
         homes = ResponseHomes(keepers, HomeLedger(database, spool))
         control = api.control_app(plane, stored_responses.router(homes, keepers, dispatcher))
         chores = [
-            (policy.step, policy_watch.INTERVAL_S),
-            (keys.step, key_watch.INTERVAL_S),
-            (_as_chore(show), METRICS_INTERVAL_S),
-            (watch.step, engine_watch.INTERVAL_S),
-            (others.step, fleet_watch.INTERVAL_S),
-            (budget.step, shadow_budget.INTERVAL_S),
-            (quota_watch.step, 0.0),  # it waits by itself
+            (spool.step, every(SYNC_EVERY_S)),
+            (policy.step, every(policy_watch.INTERVAL_S)),
+            (keys.step, every(key_watch.INTERVAL_S)),
+            (show, every(METRICS_INTERVAL_S)),
+            (watch.step, every(engine_watch.INTERVAL_S)),
+            (others.step, every(fleet_watch.INTERVAL_S)),
+            (budget.step, every(shadow_budget.INTERVAL_S)),
+            (quota_watch.step, quota_watch.pause),
         ]
-        async with aclosing(quota_watch), _running(chores, spool), aclosing(shadows):
+        async with aclosing(quota_watch), running(chores), aclosing(shadows):
             loop = asyncio.get_running_loop()
             loop.call_later(SHAPES_LOADED_AFTER_S, loop.run_in_executor, None, inference.shipped)
             yield Parts(dispatcher, keys, quotas, homes, control)
@@ -264,46 +264,6 @@ def with_prices(routes: Catalog, prices: Mapping[str, Price | None]) -> Catalog:
                 cached_usd_per_mtok=None if rates.cached is None else float(rates.cached),
             )
     return replace(routes, targets=targets)
-
-
-@asynccontextmanager
-async def _running(chores: Sequence[Chore], spool: Spool) -> AsyncIterator[None]:
-    """Background tasks for as long as the block; at its end a chore may finish its step, so that no connection is
-    cut off in mid-query. One that fails ends the worker, which is then started anew."""
-    stop = asyncio.Event()
-    tasks = [asyncio.create_task(_repeat(step, interval_s, stop)) for step, interval_s in chores]
-    syncing = asyncio.create_task(spool.run())
-    for task in (*tasks, syncing):
-        task.add_done_callback(_end_worker_on_failure)
-    try:
-        yield
-    finally:
-        stop.set()
-        syncing.cancel()
-        await asyncio.wait(tasks, timeout=CHORES_END_WITHIN_S)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, syncing, return_exceptions=True)
-
-
-def _as_chore(do: Callable[[], None]) -> Callable[[], Awaitable[None]]:
-    async def step() -> None:
-        do()
-
-    return step
-
-
-async def _repeat(step: Callable[[], Awaitable[None]], interval_s: float, stop: asyncio.Event) -> None:
-    while not stop.is_set():
-        await step()
-        with suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), interval_s)
-
-
-def _end_worker_on_failure(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and (error := task.exception()) is not None:
-        log.critical("a background task failed, this worker ends", exc_info=error)
-        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _is_alive(pid: int) -> bool:

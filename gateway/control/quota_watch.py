@@ -86,7 +86,11 @@ class QuotaWatch:
         await self._try(self._leave())
 
     async def step(self) -> None:
-        """Waits until there may be something to tell, but not for long."""
+        """Tells and asks what is due."""
+        await self._try(self._exchange())
+
+    async def pause(self) -> None:
+        """Until there may be something to tell, but not for long."""
         with_others = self._workers.count > 1
         try:
             async with asyncio.timeout(TOLD_EVERY_S if with_others else SEEN_EVERY_S):
@@ -95,7 +99,6 @@ class QuotaWatch:
         except TimeoutError:
             pass
         self._short.clear()
-        await self._try(self._exchange())
 
     async def _try(self, work: Coroutine[Any, Any, None]) -> None:
         try:

@@ -67,6 +67,7 @@ class Spool:
         self._retired: deque[int] = deque()  # descriptors of rotated segments, not yet synced
         self._syncing = threading.Lock()
         self._dirty = self._directory_dirty = False
+        self._trouble = ""  # what was last logged
         self._bytes = self._files = 0
         self._oldest_s = 0.0  # Unix seconds; 0 = there is none
         self._measured_at = 0.0
@@ -126,23 +127,20 @@ class Spool:
                 self._directory_dirty = False
                 _sync_directory(self.directory)
 
-    async def run(self) -> None:
-        """Rotate and sync until cancelled; `close()` is the caller's."""
-        trouble = ""
-        while True:
-            await asyncio.sleep(SYNC_EVERY_S)
-            try:
-                self.tick()
-                if self._dirty or self._retired:
-                    await asyncio.to_thread(self.sync)
-                if time.monotonic() - self._measured_at > MEASURE_EVERY_S:
-                    await asyncio.to_thread(self._measure)
-                trouble = ""
-            except OSError as error:
-                self._dirty = True  # try again
-                if str(error) != trouble:
-                    trouble = str(error)
-                    log.error("the spool %s has trouble with its disk: %s", self.directory, error)
+    async def step(self) -> None:
+        """Rotates and syncs what is due: every `SYNC_EVERY_S`."""
+        try:
+            self.tick()
+            if self._dirty or self._retired:
+                await asyncio.to_thread(self.sync)
+            if time.monotonic() - self._measured_at > MEASURE_EVERY_S:
+                await asyncio.to_thread(self._measure)
+            self._trouble = ""
+        except OSError as error:
+            self._dirty = True  # try again
+            if str(error) != self._trouble:
+                self._trouble = str(error)
+                log.error("the spool %s has trouble with its disk: %s", self.directory, error)
 
     def close(self) -> None:
         """Hand over what is left. The spool may be used again afterwards."""

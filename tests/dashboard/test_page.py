@@ -288,8 +288,7 @@ def test_a_database_that_goes_away_is_said_and_recovered_from(
     server.dispose()
 
 
-@pytest.mark.parametrize("width", [1400, 800])
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize(("width", "dark"), [(1400, False), (800, True)], ids=["light", "dark"])
 def test_the_page_fits_its_width_in_both_themes(
     browser: Browser, busy: Busy, tmp_path: Path, width: int, dark: bool
 ) -> None:

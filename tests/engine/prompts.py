@@ -1,13 +1,13 @@
 """Fifty prompts for comparing greedy answers: code, mathematics, chat, several languages, short and long.
 
-Every second one is asked, or with `SPARKGATE_ALL_PROMPTS` in the environment all (`make test-lossless`).
+Every fourth one is asked, or with `SPARKGATE_ALL_PROMPTS` in the environment all (`make test-lossless`).
 """
 
 from __future__ import annotations
 
 import os
 
-EVERY = 1 if "SPARKGATE_ALL_PROMPTS" in os.environ else 2
+EVERY = 1 if "SPARKGATE_ALL_PROMPTS" in os.environ else 4
 
 CODE = [
     "Write a Python function that returns the n-th Fibonacci number.",

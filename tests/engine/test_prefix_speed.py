@@ -12,7 +12,7 @@ from engine.fetch import BUNDLED_MODEL
 from tests.engine.conftest import EngineProcess
 
 NUM_PROMPT, NUM_SHARED = 1000, 900
-PAIRS = 5
+PAIRS = 2
 
 
 def random_tokens(choose: random.Random, count: int) -> list[int]:

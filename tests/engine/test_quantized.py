@@ -18,7 +18,7 @@ from engine.model import LAST_HIDDEN
 from engine.native import library
 from engine.quantized import QuantizedLlama, can_quantise
 from engine.tokenizer import ModelTokenizer
-from tests.engine.prompts import PROMPTS
+from tests.engine.prompts import EVERY, PROMPTS
 from tests.engine.test_model import Runner, assert_one_pass_equals_two, last_logits, tokens
 from tests.engine.toy import load_toy, make_engine, make_sequence, run_all, write_toy_model, write_toy_qwen3
 
@@ -227,15 +227,15 @@ def test_auto_does_without_a_compiler(
 
 
 def test_the_real_models_greedy_answers_are_the_same_alone_and_in_company(model_folder: Path) -> None:
-    """Every third of the 50 prompts: one by one in one chunk, then together in small chunks, twice over, so that
+    """The prompts one by one in one chunk, then together in small chunks, twice over, so that
     the second time meets cached beginnings."""
     tokenizer = ModelTokenizer(model_folder)
     model = load_quantized(model_folder)
-    prompts = [tokenizer.encode_chat([{"role": "user", "content": text}]) for text in PROMPTS[::3]]
+    prompts = [tokenizer.encode_chat([{"role": "user", "content": text}]) for text in PROMPTS[::EVERY]]
 
     def answers(engine: Engine, together: int) -> list[list[int]]:
         made = [
-            make_sequence(str(at), prompt, 32, end_ids=tokenizer.end_ids) for at, prompt in enumerate(prompts)
+            make_sequence(str(at), prompt, 24, end_ids=tokenizer.end_ids) for at, prompt in enumerate(prompts)
         ]
         for start in range(0, len(made), together):
             run_all(engine, made[start : start + together])

@@ -118,6 +118,7 @@ async def running_gateway(
                 f"http://127.0.0.1:{listening.getsockname()[1]}", data_dir, session, fakes, policy_file
             )
         finally:
+            await session.close()  # a connection left open would be waited for
             server.should_exit = True
             await serving
 

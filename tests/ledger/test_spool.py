@@ -57,15 +57,13 @@ def test_tick_hands_over_an_old_segment_but_not_a_young_one(
     spool.close()
 
 
-def test_run_hands_segments_over_and_syncs(tmp_path: Path) -> None:
+def test_steps_hand_segments_over_and_sync(tmp_path: Path) -> None:
     async def scenario() -> None:
         spool = Spool(tmp_path, "w0", MIB)
-        running = asyncio.create_task(spool.run())
         spool.append({"kind": "x"})
-        while not segments.ready(tmp_path):  # noqa: ASYNC110
+        while not segments.ready(tmp_path):
+            await spool.step()
             await asyncio.sleep(0.01)
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
         spool.close()
 
     asyncio.run(asyncio.wait_for(scenario(), 30))

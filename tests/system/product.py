@@ -46,6 +46,11 @@ def new_data_dir(*, with_model: bool) -> Path:
         shared = Path(os.environ.get("SPARKGATE_TEST_DIR", ROOT / ".sparkgate-test")).resolve()
         subprocess.run([sys.executable, "-m", "engine", "fetch", "--data-dir", shared], cwd=ROOT, check=True)
         (folder / "models").symlink_to(shared / "models")
+        if (
+            costs := shared / "run" / "step_costs.json"
+        ).exists():  # measured by an engine before: seconds saved
+            (folder / "run").mkdir(mode=0o700)
+            shutil.copy(costs, folder / "run")
     return folder
 
 

@@ -403,7 +403,7 @@ def test_drafts_change_no_call(sdk: openai.OpenAI, choice: Any) -> None:
     def answer(speculation: str) -> tuple[Any, ...]:
         body = {"sparkgate": {"speculation": speculation}}
         given = sdk.chat.completions.create(
-            **{**WEATHER_CHAT, "max_tokens": 60}, tool_choice=choice, extra_body=body
+            **{**WEATHER_CHAT, "max_tokens": 32}, tool_choice=choice, extra_body=body
         ).choices[0]
         calls = [(call.function.name, call.function.arguments) for call in given.message.tool_calls or []]
         return given.message.content, calls, given.finish_reason

@@ -41,6 +41,7 @@ class Worker:
 
     async def _run(self) -> None:
         while True:
+            await self.watch.pause()
             await self.watch.step()
 
     @asynccontextmanager
