@@ -26,8 +26,8 @@ setup: $(VENV)/.installed  ## make .venv with the pinned dependencies
 up: setup  ## start everything; Ctrl-C stops it
 	@exec $(BIN)/sparkgate up $(ARGS)
 
-test: lint browser  ## lint, types and the whole test suite, in three processes that take file by file
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations 25 $(TESTS)
+test: lint browser  ## lint, types and the whole test suite, in four processes that take file by file
+	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder --durations 25 $(TESTS)
 
 test-examples: $(VENV)/.installed-dev $(VENV)-examples/.installed  ## the examples, with real client libraries in a .venv-examples of their own
 	$(BIN)/python -m pytest tests/examples $(TESTS)

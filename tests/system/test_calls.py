@@ -267,7 +267,7 @@ def test_what_a_client_gives_up_ends_in_the_engine(product: Product) -> None:
 
 def test_the_node_clients_get_the_same(product: Product) -> None:
     everything = ["chat", "responses", "messages", "tools"]
-    wanted = {"auto": ["chat"], "auto/code_generation": ["chat"], "engine": everything}
+    wanted = {"auto": ["chat"], "engine": everything}
     said = ask_node(product.url, product.key, wanted)
     for model in said.values():
         assert model["chat"]["whole"]
