@@ -137,7 +137,7 @@ def test_bfloat16_answers_are_the_same_with_drafts_in_passes_of_a_tile(model_fol
     sequences, recorder = drafted(subject, guesses(subject), LITTLE_MEMORY)
     assert [sequence.output_ids for sequence in sequences] == subject.answers
     assert {done.accepted for done in recorder.rounds} >= set(range(4))
-    assert sum(sequence.num_cached for sequence in sequences) > 100
+    assert sum(sequence.num_cached for sequence in sequences) > len(subject.prompts)
 
 
 @pytest.mark.usefixtures("two_threads")
