@@ -41,6 +41,10 @@ BACKOFF_S = (0.2, 5.0)
 FINAL_DRAIN_S = 5.0
 _DATABASE_ERRORS = (SQLAlchemyError, psycopg.Error)
 _RECORD_ERRORS = (ValueError, TypeError, KeyError, AttributeError, ArithmeticError)
+_IN_THE_WAY = (
+    psycopg.errors.UniqueViolation,
+    psycopg.errors.DeadlockDetected,
+)  # of another drain, or of upkeep
 _RECORD_FAULTS = ("22", "23", "54")  # SQLSTATE classes: bad data, broken constraint, too large (for an index)
 
 
@@ -114,10 +118,10 @@ class Drain:
                 records = [line.record for line in lines if line.record is not None]
                 written = batch.write(connection, records, self._workflows)
         except (*_DATABASE_ERRORS, *_RECORD_ERRORS) as error:
+            if again and isinstance(getattr(error, "orig", error), _IN_THE_WAY):
+                return self._write(lines, again - 1)
             if isinstance(error, _DATABASE_ERRORS) and not is_fault_of_record(error):
                 raise
-            if again and isinstance(error, psycopg.errors.UniqueViolation):
-                return self._write(lines, again - 1)
             if len(lines) == 1:
                 cause = getattr(error, "orig", None) or repr(error)
                 lines[0].record, lines[0].reason = None, str(cause).strip()
@@ -145,7 +149,7 @@ class Drain:
 
 
 def is_fault_of_record(error: Exception) -> bool:
-    """Whether the database refused a row, rather than to work at all (a full disk, a deadlock, tables that lack)."""
+    """Whether the database refused a row, rather than to work at all (a full disk, tables that lack)."""
     cause = getattr(error, "orig", None) or error
     if isinstance(cause, psycopg.ProgrammingError) and cause.sqlstate is None:
         return True  # a value that has no place in its column, seen before it was sent

@@ -66,7 +66,7 @@ SELECT {_NAMES} FROM tasks WHERE status = 'open' AND silent_until < :now
 ORDER BY silent_until LIMIT :limit FOR UPDATE SKIP LOCKED
 """
 _GIVEN = "json_populate_recordset(NULL::tasks, CAST(:rows AS json))"
-_INSERT = f"INSERT INTO tasks ({_NAMES}) SELECT {_NAMES} FROM {_GIVEN} ON CONFLICT DO NOTHING RETURNING caller, task_id"
+_INSERT = f"INSERT INTO tasks ({_NAMES}) SELECT {_NAMES} FROM {_GIVEN} ON CONFLICT DO NOTHING"
 _UPDATE = f"""
 UPDATE tasks SET {", ".join(f"{name} = given.{name}" for name in _COLUMNS[2:])}
 FROM {_GIVEN} AS given WHERE tasks.caller = given.caller AND tasks.task_id = given.task_id
@@ -210,12 +210,10 @@ def write(
 ) -> None:
     """Books exchanges (every one has its `task_id`) and outcomes."""
     said = _Said(records, outcomes, workflows)
-    sums = _Sums()
     lone = said.lone_calls(connection)
+    sums = _write_rows(connection, said, sorted(said.keys - {task.key for task in lone}))
     for task in lone:
         sums.count(task)
-    rest = said.keys - {task.key for task in lone}
-    _write_rows(connection, said, sorted(rest), sums)
     sums.write(connection)
 
 
@@ -266,25 +264,32 @@ class _Said:
         return task
 
 
-def _write_rows(connection: Connection, said: _Said, keys: Sequence[Key], sums: _Sums) -> None:
-    """Changes and makes rows; `keys` in one order for all writers: no deadlocks."""
+def _write_rows(connection: Connection, said: _Said, keys: Sequence[Key]) -> _Sums:
+    """Changes and makes rows. Returns what that makes of the sums.
+
+    No deadlocks: all writers lock what is there, then make what lacks, each in one order, and change rows when they
+    have them all. Where another drain was quicker to make one, all is done anew: its lock would come too late.
+    """
     while keys:
-        held = _held(connection, keys)
-        with_calls = {task.key for task in held if task.calls}
-        firsts = _lone_calls(connection, [key for key in keys if key not in with_calls], said)
-        for task in held:
-            sums.count(task, -1)
-            _uncount(sums, task.key, firsts)
-            sums.count(said.told(task, firsts.get(task.key)))
-        _update(connection, held)
-        there = {task.key for task in held}
-        made = [said.told(Task(*key), firsts.get(key)) for key in keys if key not in there]
-        inserted = _insert(connection, made)
-        for task in made:
-            if task.key in inserted:
+        with connection.begin_nested() as savepoint:
+            sums = _Sums()
+            held = _held(connection, keys)
+            with_calls = {task.key for task in held if task.calls}
+            firsts = _lone_calls(connection, [key for key in keys if key not in with_calls], said)
+            for task in held:
+                sums.count(task, -1)
+                _uncount(sums, task.key, firsts)
+                sums.count(said.told(task, firsts.get(task.key)))
+            there = {task.key for task in held}
+            made = [said.told(Task(*key), firsts.get(key)) for key in keys if key not in there]
+            for task in made:
                 _uncount(sums, task.key, firsts)
                 sums.count(task)
-        keys = [task.key for task in made if task.key not in inserted]  # another drain was quicker
+            if _insert(connection, made) == len(made):
+                _update(connection, held)
+                return sums
+            savepoint.rollback()
+    return _Sums()
 
 
 def _uncount(sums: _Sums, key: Key, firsts: Mapping[Key, Row]) -> None:
@@ -312,10 +317,8 @@ def reunite(connection: Connection, now: datetime, workflows: Workflows) -> None
     after = {"after": now - REUNITED_WITHIN, "limit": SWEEP}
     keys = [(row[0], row[1]) for row in connection.execute(text(_EARLY_OUTCOMES), after).all()]
     said = _Said((), _moved(connection, keys), workflows)
-    sums = _Sums()
     found = _lone_calls(connection, keys, said)
-    _write_rows(connection, said, sorted(said.keys | found.keys()), sums)
-    sums.write(connection)
+    _write_rows(connection, said, sorted(said.keys | found.keys())).write(connection)
 
 
 def _moved(connection: Connection, keys: Iterable[Key]) -> list[Row]:
@@ -388,11 +391,9 @@ def _lone_calls(connection: Connection, keys: Iterable[Key], said: _Said) -> dic
     }
 
 
-def _insert(connection: Connection, tasks: Sequence[Task]) -> set[Key]:
-    """The keys that were new."""
-    if not tasks:
-        return set()
-    return {(row[0], row[1]) for row in connection.execute(text(_INSERT), {"rows": _json(tasks)}).all()}
+def _insert(connection: Connection, tasks: Sequence[Task]) -> int:
+    """Those that lack. Returns how many did."""
+    return connection.execute(text(_INSERT), {"rows": _json(tasks)}).rowcount if tasks else 0
 
 
 def _update(connection: Connection, tasks: Sequence[Task]) -> None:

@@ -289,6 +289,32 @@ def test_one_row_that_only_the_database_refuses_costs_only_itself(
         assert list(calls) == [63, 63]
 
 
+def test_a_batch_that_is_in_anothers_way_is_written_again(
+    engine: Engine, tmp_path: Path, make_exchange: MakeExchange, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another locks one task, waits for the other, and is more patient: of the two, Postgres ends the drain's try."""
+
+    def spool_calls(at: float) -> None:
+        spooled(tmp_path, *(make_exchange(at, task_id=task, verdict=None).record() for task in "ab"))
+
+    spool_calls(NOON)
+    drain = drain_all(engine, tmp_path)
+    spool_calls(NOON + 10)
+    lock = "SELECT 1 FROM tasks WHERE task_id = :task FOR UPDATE"
+    is_waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    moved: list[int] = []
+    step = threading.Thread(target=lambda: moved.append(drain.step()))
+    with engine.begin() as other, engine.connect().execution_options(isolation_level="AUTOCOMMIT") as watch:
+        other.execute(text("SET LOCAL deadlock_timeout = '60s'"))
+        other.execute(text(lock), {"task": "b"})
+        step.start()
+        while not watch.scalar(text(is_waiting)):
+            time.sleep(0.02)
+        other.execute(text(lock), {"task": "a"})
+    step.join(60)
+    assert (moved, drain.exchanges, drain.quarantined, caplog.messages) == ([1], 4, 0, [])
+
+
 def test_what_cannot_be_put_aside_stays_in_the_spool(
     engine: Engine, tmp_path: Path, make_exchange: MakeExchange
 ) -> None:

@@ -423,6 +423,42 @@ def test_drains_that_write_at_once_neither_lose_nor_block_each_other(engine: Eng
     assert sums(engine)[0] == ("agent_loop", "x", "open", 7, 100, 100, 100, 0)
 
 
+def test_a_row_that_another_drain_made_meanwhile_is_locked_before_those_made_here(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One drain makes `a` as it sees no `b`; others make `b`, and lock it on the way to `a`."""
+
+    def open_call(task: str, minute: int) -> Exchange:
+        return call(NOON + 60 * minute, tried("x", 1), task=task, verdict=None)
+
+    store(engine, open_call("first", -1))  # makes the day's partitions
+    really_insert, has_locked_b, has_made_a = tasks._insert, threading.Event(), threading.Event()
+    other = threading.Thread(target=store, args=[engine, open_call("a", 2), open_call("b", 3)], name="other")
+
+    def insert(connection: Connection, made: Sequence[tasks.Task]) -> int:
+        if threading.current_thread() is other:
+            has_locked_b.set()
+            assert has_made_a.wait(60)
+            return really_insert(connection, made)
+        if not has_made_a.is_set() and len(made) == 2:
+            store(engine, open_call("b", 1))
+            other.start()
+            assert has_locked_b.wait(60)
+        inserted = really_insert(connection, made)
+        if other.ident is not None:
+            has_made_a.set()
+        return inserted
+
+    monkeypatch.setattr(tasks, "_insert", insert)
+    store(engine, open_call("a", 4), open_call("b", 5))
+    other.join(60)
+    assert rows(engine, "SELECT task_id, calls FROM tasks WHERE task_id <> 'first' ORDER BY 1") == [
+        {"task_id": "a", "calls": 2},
+        {"task_id": "b", "calls": 3},
+    ]
+    assert sum(found[3] for found in sums(engine)) == 3
+
+
 def test_tasks_are_found_by_indexes_alone(engine: Engine) -> None:
     queries: dict[str, Callable[[Connection], str]] = {
         "tasks_silent_until_idx": lambda _: (
