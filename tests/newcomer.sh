@@ -20,7 +20,7 @@ owner=$(id -un)
 as_newcomer=(env -i HOME="$home" USER="$name" LANG=C.UTF-8 PATH=/usr/local/bin:/usr/bin:/bin)
 while IFS= read -r variable; do
     case $variable in
-        PIP_* | npm_config_* | *_proxy | *_PROXY | SSL_CERT_* | CURL_CA_BUNDLE | REQUESTS_CA_BUNDLE) as_newcomer+=("$variable=${!variable}") ;;
+        PIP_* | npm_config_* | *_proxy | *_PROXY | *_CA_BUNDLE | SSL_CERT_* | NODE_EXTRA_CA_CERTS) as_newcomer+=("$variable=${!variable}") ;;
     esac
 done < <(compgen -e)
 if registry=$(npm config get registry 2>/dev/null); then as_newcomer+=("npm_config_registry=$registry"); fi
