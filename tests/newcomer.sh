@@ -74,6 +74,7 @@ row "git clone" "$(since "$begun")"
 up "the first time"
 up "again"
 if [ "${1:-}" = --test ]; then
+    : >"$log"
     begun=$(now)
     "${as_newcomer[@]}" make -C sparkgate test || fail "make test failed"
     row "make test" "$(since "$begun")"

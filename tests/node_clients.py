@@ -48,7 +48,7 @@ def clients_folder() -> Path:
     if npm is None:
         pytest.skip("the official Node clients are installed by npm, which is not there")
     packages = [f"{name}@{version}" for name, version in PACKAGES.items()]
-    install = [npm, "install", "--loglevel=error", "--no-audit", "--no-fund", "--prefix", str(folder), *packages]
-    done = subprocess.run(install, capture_output=True, text=True, timeout=PATIENCE_S)
+    install = [npm, "install", "--loglevel=error", "--no-audit", "--no-fund", "--prefix", str(folder)]
+    done = subprocess.run([*install, *packages], capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 0, f"{' '.join(install)}: {done.stderr}"
     return folder
