@@ -26,7 +26,9 @@ _untimed = hypothesis.settings(deadline=None, suppress_health_check=[hypothesis.
 hypothesis.settings.register_profile("untimed", _untimed)
 hypothesis.settings.register_profile("repeatable", _untimed, derandomize=True)
 hypothesis.settings.load_profile("repeatable")
-# A thread of torch that waits, here or in an engine that a test starts, leaves its core to the other tests.
+# Of torch, here or in an engine that a test starts: two threads that wait for one another while other tests have the
+# cores take half as long again as one, and a thread that waits leaves its core.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 _TEMPLATE = "migrated"
 
