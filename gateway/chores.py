@@ -9,13 +9,15 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import Any
 
 log = logging.getLogger(__name__)
 END_WITHIN_S = 3.0
-Step = Callable[[], Awaitable[None]]
+PAUSE = "pause of a chore"  # what its task is called, which comes and goes
+Step = Callable[[], Coroutine[Any, Any, None]]
 Chore = tuple[Step, Step]  # what is done, and what is waited for until it is done again
 
 
@@ -46,7 +48,7 @@ async def _repeat(step: Step, pause: Step, stop: asyncio.Event) -> None:
     stopped = asyncio.ensure_future(stop.wait())
     while not stop.is_set():
         await step()
-        paused = asyncio.ensure_future(pause())
+        paused = asyncio.create_task(pause(), name=PAUSE)
         await asyncio.wait((paused, stopped), return_when=asyncio.FIRST_COMPLETED)
         paused.cancel()
 

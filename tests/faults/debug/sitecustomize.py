@@ -1,4 +1,5 @@
-"""What a process of ours holds, told at SIGUSR2: tasks by their coroutine, parts of calls by their class.
+"""What a process of ours holds, told at SIGUSR2: tasks by their coroutine, parts of calls by their class. Pauses
+between two rounds of background work are not told: they come and go.
 
 Python runs this file at its start where its folder is in PYTHONPATH. The figures go to `<SPARKGATE_HOLDS>/<pid>.json`.
 """
@@ -17,7 +18,8 @@ PARTS = ("Relay", "Try", "Tally", "Search", "Service", "Response", "EventSplitte
 
 
 def tell(*_: object) -> None:
-    tasks = Counter(getattr(task.get_coro(), "__qualname__", "") for task in asyncio.all_tasks())
+    staying = [task for task in asyncio.all_tasks() if task.get_name() != "pause of a chore"]
+    tasks = Counter(getattr(task.get_coro(), "__qualname__", "") for task in staying)
     gc.collect()
     parts = Counter(type(each).__name__ for each in gc.get_objects() if type(each).__name__ in PARTS)
     path = Path(os.environ["SPARKGATE_HOLDS"], f"{os.getpid()}.json")
