@@ -52,12 +52,11 @@ class PostgresServer:
     def url_of(self, database: str) -> str:
         return make_url(self.url).set(database=database).render_as_string(hide_password=False)
 
-    def create(self, *, migrated: bool = True) -> str:
-        """The URL of a new database."""
+    def create(self, *, migrated: bool = True, encoding: str | None = None) -> str:
+        """The URL of a new database; one in another `encoding` than UTF8 can only be without tables."""
         name = f"test_{next(self._numbers)}"
-        self._run(
-            f"CREATE DATABASE {name} TEMPLATE {_TEMPLATE if migrated else 'template0'} STRATEGY file_copy"
-        )
+        how = f"ENCODING '{encoding}' LOCALE_PROVIDER libc LOCALE 'C'" if encoding else "STRATEGY file_copy"
+        self._run(f"CREATE DATABASE {name} TEMPLATE {_TEMPLATE if migrated else 'template0'} {how}")
         return self.url_of(name)
 
     def drop(self, url: str) -> None:

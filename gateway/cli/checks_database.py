@@ -53,11 +53,12 @@ def _answering(url: str, name: str, data_dir: Path, ahead: dict[str, float]) -> 
     from sqlalchemy.exc import SQLAlchemyError
 
     from gateway.cli.errors import message_of
-    from gateway.ledger.database import create_engine
+    from gateway.ledger.database import check_encoding, create_engine
 
     engine = create_engine(url, application="sparkgate doctor")
     try:
         with engine.connect() as connection:
+            check_encoding(connection)
             version = str(connection.scalar(text("SHOW server_version")))
             named = f"{name}, Postgres {version}"
             if not connection.scalar(text("SELECT to_regclass('exchanges') IS NOT NULL")):

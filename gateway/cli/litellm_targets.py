@@ -120,9 +120,12 @@ def target(
     called = f"{provider}/{model}" if provider and kind == "litellm" else model
     is_reference = called.startswith("os.environ/")
     made["model"] = secrets.reference(called, f"{name}_MODEL") if is_reference else _plain(called)
+    here = "sparkgate.yaml: targets[].kind, base_url, model"
+    if provider == "hosted_vllm" and kind == "openai":
+        here += "; kind vllm, with url and without prices, reads its load as well"
     for key in ("model", "custom_llm_provider"):
         if key in params:
-            account.tell((*at_params, key), "taken", "sparkgate.yaml: targets[].kind, base_url, model")
+            account.tell((*at_params, key), "taken", here)
     _add_key(made, params, at_params, provider, account, secrets)
     _add_settings(made, params, info, at, account)
     for key, variable in FROM_ENVIRONMENT.items():

@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 import sqlalchemy
-from sqlalchemy import URL, Engine, make_url
+from sqlalchemy import URL, Connection, Engine, make_url, text
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext import asyncio as sqlalchemy_async
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -69,6 +69,17 @@ def create_async_engine(url: str, *, application: str = "sparkgate", pool_size: 
     return sqlalchemy_async.create_async_engine(_parsed(url), **_options(application, pool_size))
 
 
+def check_encoding(connection: Connection) -> None:
+    """Raises DatabaseUrlError for a database that refuses some of the characters that apps send."""
+    query = "SELECT current_database(), current_setting('server_encoding')"
+    name, encoding = connection.execute(text(query)).one()
+    if encoding != "UTF8":
+        raise DatabaseUrlError(
+            f"the database {name} is encoded in {encoding}, which cannot hold all that apps send; name one in UTF8 "
+            "in database_url: CREATE DATABASE … ENCODING 'UTF8' LOCALE 'C' TEMPLATE template0"
+        )
+
+
 def _parsed(url: str) -> URL:
     return make_url(with_driver(url))
 
@@ -81,6 +92,7 @@ def _options(application: str, pool_size: int) -> dict[str, Any]:
         "pool_pre_ping": True,
         "connect_args": {
             "application_name": application,
+            "client_encoding": "utf8",  # of the connection, whatever the database's own: else names come as bytes
             "connect_timeout": 5,
             "tcp_user_timeout": 10_000,  # ms: a network that swallows packets is an error, not a wait of minutes
         },

@@ -14,13 +14,14 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy import text
 
-from gateway.ledger.database import create_engine
+from gateway.ledger.database import check_encoding, create_engine
 
 _SCRIPTS = Path(__file__).resolve().parents[2] / "migrations"
 _LOCK = 0x5BA2C6A7E
 
 
 def upgrade(url: str, revision: str = "head") -> None:
+    """Raises DatabaseUrlError when the database is not in UTF8."""
     _alone(url, lambda config: command.upgrade(config, revision))
 
 
@@ -46,6 +47,7 @@ def _alone(url: str, action: Callable[[Config], None]) -> None:
     config.set_main_option("path_separator", "os")
     try:
         with engine.begin() as connection:
+            check_encoding(connection)
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
             config.attributes["connection"] = connection
             action(config)

@@ -18,6 +18,7 @@ from sqlalchemy import Engine, text
 from gateway.ledger import migrate
 from gateway.ledger.batch import write
 from gateway.ledger.database import create_engine
+from gateway.ledger.errors import DatabaseUrlError
 from gateway.ledger.partitions import ensure_partitions, uuid_floor
 from gateway.ledger.records import Exchange
 from gateway.ledger.tables import metadata
@@ -39,6 +40,16 @@ def bare_engine(postgres: PostgresServer) -> Iterator[Engine]:
 
 def url_of(engine: Engine) -> str:
     return engine.url.render_as_string(hide_password=False)
+
+
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
+def test_a_database_that_cannot_hold_every_character_is_refused(
+    postgres: PostgresServer, encoding: str
+) -> None:
+    url = postgres.create(migrated=False, encoding=encoding)
+    with pytest.raises(DatabaseUrlError, match=f"is encoded in {encoding}.* ENCODING 'UTF8'"):
+        migrate.upgrade(url)
+    postgres.drop(url)
 
 
 def names(engine: Engine) -> set[str]:

@@ -25,6 +25,7 @@ from gateway.config.deployment import Deployment, EngineSettings
 from gateway.ledger import migrate
 from gateway.supervise.lock import DataDirLock
 from gateway.supervise.orphans import ChildRecord
+from tests.conftest import PostgresServer
 from tests.gateway.cli.conftest import Cli
 
 
@@ -281,6 +282,15 @@ def test_a_role_that_may_not_write_is_found(clean_database_url: str, tmp_path: P
 
 def database(url: str, data_dir: Path) -> dict[str, tuple[str, str]]:
     return {check.name: check[1:] for check in checks_database.database(url, data_dir, {})}
+
+
+def test_a_database_of_another_encoding_is_found(postgres: PostgresServer, tmp_path: Path) -> None:
+    url = postgres.create(migrated=False, encoding="SQL_ASCII")
+    status, said = database(url, tmp_path)["database"]
+    assert status == "wrong"
+    assert "is encoded in SQL_ASCII" in said
+    assert "ENCODING 'UTF8'" in said
+    postgres.drop(url)
 
 
 def test_tables_of_another_version_are_named_with_what_to_do(clean_database_url: str, tmp_path: Path) -> None:

@@ -98,6 +98,7 @@ def test_deployments_become_targets_and_names_lead_to_them() -> None:
     assert targets["embeddings"]["endpoints"] == ["/v1/embeddings"]
     llama = targets["team-llama-hosted-vllm"]
     assert (llama["base_url"], llama["context_tokens"]) == ("http://10.0.0.7:8000/v1", 131072)
+    assert "kind vllm" in notes["model_list[3].litellm_params.model"][1]
     assert "api_key" not in llama
     assert llama["prices"] == {"input_usd_per_mtok": 0.05, "output_usd_per_mtok": 0.2}
     assert {target["unsupported"] for target in targets.values()} == {"drop"}
