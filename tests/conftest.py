@@ -6,6 +6,7 @@ template. `postgres` is the server: an object that makes databases.
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 import shutil
@@ -36,6 +37,17 @@ _TEMPLATE = "migrated"
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes longest comes first: of two processes that share the files, neither waits long for the other."""
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
+def pytest_collection() -> None:
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """What the libraries brought stays: to look through it at each collection of garbage takes half a second."""
+    gc.enable()
+    gc.collect()
+    gc.freeze()
 
 
 class PostgresServer:
