@@ -18,7 +18,9 @@ PARTS = ("Relay", "Try", "Tally", "Search", "Service", "Response", "EventSplitte
 
 
 def tell(*_: object) -> None:
-    staying = [task for task in asyncio.all_tasks() if task.get_name() != "pause of a chore"]
+    from gateway.chores import PAUSE  # not at every start of Python
+
+    staying = [task for task in asyncio.all_tasks() if task.get_name() != PAUSE]
     tasks = Counter(getattr(task.get_coro(), "__qualname__", "") for task in staying)
     gc.collect()
     parts = Counter(type(each).__name__ for each in gc.get_objects() if type(each).__name__ in PARTS)
