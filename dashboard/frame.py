@@ -129,11 +129,15 @@ def refreshed(content: Callable[[Engine, View], None], view: View, every_s: floa
     """Draws the content, again and again while the view is live."""
 
     def attempt() -> None:
+        notice = (
+            st.empty()
+        )  # a place of its own: where the drawing broke off, an old notice would stand beside it
         try:
             content(page.ledger(), view)
             is_down = False
         except LedgerUnavailable as error:
-            page.show_unavailable(error)
+            with notice:
+                page.show_unavailable(error)
             is_down = True
         if st.session_state.get("is_down", False) != is_down:
             st.session_state["is_down"] = is_down

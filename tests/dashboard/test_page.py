@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
-from sqlalchemy import Engine, make_url, text
+from sqlalchemy import Connection, Engine, make_url, text
 
 from gateway.ledger.database import create_engine
 from gateway.ledger.records import Exchange
@@ -79,9 +79,16 @@ def own_page(browser: Browser, page_url: str, writer: Engine) -> Page:
 
 def read(locator: Locator) -> str:
     """What it says, once it says something: Streamlit empties a block for a moment when it draws it again."""
-    expect(locator).to_have_text(re.compile(r"\S"))
-    said = locator.inner_text()
+    expect(locator).to_have_text([re.compile(r"\S")])
+    said = " ".join(locator.all_inner_texts())
     return said if said.strip() else read(locator)
+
+
+def wait_for_words(locator: Locator, *words: str) -> None:
+    """Until it says all of them, and there is one of it: where Streamlit draws a page anew, what stood there
+    before may stand beside it for a moment."""
+    for said in words:
+        expect(locator).to_contain_text([said])
 
 
 def cells(page: Page, table: str) -> list[list[str]]:
@@ -167,12 +174,12 @@ def test_the_limits_are_drawn(page: Page) -> None:
 
 def test_the_list_says_why_and_leads_to_the_whole_decision(page: Page) -> None:
     row = page.locator('table[data-key="newest"] tbody tr').first
-    expect(row).to_contain_text("has the lowest predicted time to first token")
+    wait_for_words(row, "has the lowest predicted time to first token")
     row.locator("a").click()
-    expect(page.locator(".sg-sentence")).to_contain_text("0.31 s against 0.71 s")
-    expect(page.locator('table[data-key="rejections"]')).to_contain_text("shedding after failures")
+    wait_for_words(page.locator(".sg-sentence"), "0.31 s against 0.71 s")
+    wait_for_words(page.locator('table[data-key="rejections"]'), "shedding after failures")
     expect(page.locator('table[data-key="candidates"] tbody tr')).to_have_count(2)
-    expect(page.locator('table[data-key="attempts"] tbody tr').first).to_be_visible(timeout=PATIENCE_MS)
+    expect(page.locator('table[data-key="attempts"] tbody tr').first).to_be_visible()
     assert_no_exception(page)
     page.get_by_role("link", name="Overview").click()
     page.wait_for_selector(".sg-cards", timeout=PATIENCE_MS)
@@ -183,9 +190,8 @@ def test_every_attempt_of_a_rescued_call_is_shown(browser: Browser, busy: Busy) 
     page = open_page(browser, f"{busy.url}/exchange?id={rescued.request_id}")
     rows = page.locator('table[data-key="attempts"] tbody tr')
     expect(rows).to_have_count(2)
-    expect(rows.nth(0)).to_contain_text("timeout first token")
-    expect(rows.nth(0)).to_contain_text("no first token in 3 s")
-    expect(rows.nth(1)).to_contain_text("ok")
+    wait_for_words(rows.nth(0), "timeout first token", "no first token in 3 s")
+    wait_for_words(rows.nth(1), "ok")
     assert_no_exception(page)
 
 
@@ -194,7 +200,7 @@ def test_an_exchange_is_found_by_typing_its_id(page: Page, written: list[Exchang
     box.fill(written[-1].request_id)
     box.press("Enter")
     expect(page.locator(".sg-heading code").first).to_have_text(written[-1].request_id)
-    expect(page.locator(".sg-sentence")).to_be_visible(timeout=PATIENCE_MS)
+    expect(page.locator(".sg-sentence").first).to_be_visible()
 
 
 def test_a_new_exchange_appears_without_a_reload(own_page: Page, writer: Engine) -> None:
@@ -204,7 +210,7 @@ def test_a_new_exchange_appears_without_a_reload(own_page: Page, writer: Engine)
     made.decision["reason"] = "chosen because this test says so"
     traffic.write(writer, [made])
     newest = own_page.locator('table[data-key="newest"] tbody tr').first
-    expect(newest).to_contain_text("chosen because this test says so")
+    wait_for_words(newest, "chosen because this test says so")
     expect(own_page.locator('.sg-card[data-key="calls"] .sg-value')).to_have_text(["401"])
     assert own_page.evaluate("window.neverReloaded") is True
     assert_no_exception(own_page)
@@ -214,18 +220,18 @@ def test_a_refused_policy_is_shown_with_file_line_and_key(own_page: Page, writer
     assert own_page.get_by_role("alert").count() == 0
     traffic.publish(writer, traffic.POLICY_ERROR)
     box = own_page.get_by_role("alert")
-    expect(box).to_contain_text("policy.yaml:3: shapes.short_chat.objective")
-    expect(box).to_contain_text("policy.yaml:7: shapes.short_chat.fallback[0]")
-    expect(own_page.locator(".st-key-panel_policy")).to_contain_text("active: 9f1c2e7ab04d")
+    wait_for_words(
+        box, "policy.yaml:3: shapes.short_chat.objective", "policy.yaml:7: shapes.short_chat.fallback[0]"
+    )
+    wait_for_words(own_page.locator(".st-key-panel_policy"), "active: 9f1c2e7ab04d")
     traffic.publish(writer, None)
     expect(box).to_have_count(0)
 
 
 def test_disabled_targets_and_engines_are_listed(page: Page) -> None:
-    expect(page.locator('table[data-key="targets"]')).to_contain_text("GPU_POOL_KEY is not set")
+    wait_for_words(page.locator('table[data-key="targets"]'), "GPU_POOL_KEY is not set")
     engine = page.locator('table[data-key="engines"] tbody tr')
-    for figure in ("3 of 16", "42.0 %", "118", "2.37"):
-        expect(engine).to_contain_text(figure)
+    wait_for_words(engine, "3 of 16", "42.0 %", "118", "2.37")
 
 
 def test_a_shape_and_a_longer_span_can_be_chosen(page: Page, written: list[Exchange]) -> None:
@@ -243,7 +249,7 @@ def test_an_unknown_cost_is_said_and_is_not_zero(browser: Browser, page_url: str
     traffic.write(writer, [traffic.exchange(time.time() - 5, cost_nusd=None)])
     page = open_page(browser, page_url)
     wait_until_drawn(page)
-    expect(page.locator('.sg-card[data-key="cost"] .sg-value')).to_contain_text("unknown")
+    wait_for_words(page.locator('.sg-card[data-key="cost"] .sg-value'), "unknown")
     assert "only 1 samples" in card(page, "ttft")
     assert not any("$0" in cell for row in cells(page, "newest") for cell in row)
 
@@ -252,10 +258,9 @@ def test_an_empty_ledger_shows_the_first_call_to_make(
     browser: Browser, page_url: str, writer: Engine
 ) -> None:
     page = open_page(browser, page_url)
-    expect(page.get_by_text("No calls yet")).to_be_visible(timeout=PATIENCE_MS)
+    wait_for_words(page.locator(".sg-box-info"), "No calls yet")
     code = page.locator(".stCode").first
-    expect(code).to_contain_text("curl")
-    expect(code).to_contain_text("/v1/chat/completions")
+    wait_for_words(code, "curl", "/v1/chat/completions")
     assert_no_exception(page)
     traffic.write(writer, [traffic.exchange(time.time())])
     page.wait_for_selector(".sg-cards", timeout=PATIENCE_MS)
@@ -264,29 +269,32 @@ def test_an_empty_ledger_shows_the_first_call_to_make(
 def test_a_quiet_span_says_when_the_last_call_was(browser: Browser, page_url: str, writer: Engine) -> None:
     traffic.write(writer, [traffic.exchange(time.time() - 7200)])
     page = open_page(browser, page_url)
-    expect(page.get_by_text("No calls in the last 15 min")).to_be_visible(timeout=PATIENCE_MS)
-    expect(page.locator(".sg-box-info")).to_contain_text("2 h ago")
+    wait_for_words(page.locator(".sg-box-info"), "No calls in the last 15 min", "2 h ago")
+
+
+@pytest.fixture
+def administrator(clean_database_url: str) -> Iterator[Connection]:
+    """Of the server, beside the test's database."""
+    url = make_url(clean_database_url).set(database="postgres")
+    server = create_engine(url.render_as_string(hide_password=False))
+    with server.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+        yield connection
+    server.dispose()
 
 
 def test_a_database_that_goes_away_is_said_and_recovered_from(
-    own_page: Page, clean_database_url: str
+    own_page: Page, clean_database_url: str, administrator: Connection
 ) -> None:
-    url = make_url(clean_database_url)
-    server = create_engine(url.set(database="postgres").render_as_string(hide_password=False))
-    admin = server.execution_options(isolation_level="AUTOCOMMIT")
+    name = make_url(clean_database_url).database
     cut = text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name")
-    with admin.connect() as connection:
-        connection.execute(text(f"ALTER DATABASE {url.database} ALLOW_CONNECTIONS false"))
-        connection.execute(cut, {"name": url.database})
-        expect(own_page.get_by_role("alert")).to_contain_text(
-            "The ledger's database does not answer", timeout=PATIENCE_MS
-        )
-        assert_no_exception(own_page)
-        connection.execute(text(f"ALTER DATABASE {url.database} ALLOW_CONNECTIONS true"))
+    administrator.execute(text(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false"))
+    administrator.execute(cut, {"name": name})
+    wait_for_words(own_page.get_by_role("alert"), "The ledger's database does not answer")
+    assert_no_exception(own_page)
+    administrator.execute(text(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true"))
     own_page.wait_for_selector(".sg-cards", timeout=PATIENCE_MS)
     expect(own_page.get_by_role("alert")).to_have_count(0)
     assert_no_exception(own_page)
-    server.dispose()
 
 
 @pytest.mark.parametrize(("width", "dark"), [(1400, False), (800, True)], ids=["light", "dark"])

@@ -18,12 +18,11 @@ from gateway.ledger.records import Exchange
 from tests.dashboard.gateway import ADMIN_KEY, POLICY, TRUTHS, recorded_calls, served_gateway
 from tests.dashboard.screenshot import open_page
 from tests.dashboard.server import dashboard
-from tests.dashboard.test_page import brightness, card, cells, first_number, read, value
+from tests.dashboard.test_page import brightness, card, cells, first_number, read, value, wait_for_words
 
 if TYPE_CHECKING:
     from tests.conftest import PostgresServer
 
-PATIENCE_MS = 30_000
 WRONG = POLICY.replace("objective: ttft", "objective: tfft").replace("retries:", "retrys:")
 MORE_ENGINE = POLICY.replace("weight: 0.4", "weight: 0.9")
 ONLY_ENGINE = POLICY.replace("      - deepseek-flash\n", "").replace(
@@ -60,8 +59,7 @@ class Desk:
         self.editor.fill(text)
         draft = self.page.locator('.sg-card[data-key="draft"]')
         changes = differences.counted(differences.differences(in_force, text))
-        expect(draft).to_contain_text(changes, timeout=PATIENCE_MS)
-        expect(draft).to_contain_text(state, timeout=PATIENCE_MS)
+        wait_for_words(draft, changes, state)
 
     def click(self, name: str) -> None:
         self.page.get_by_role("button", name=name, exact=True).click()
@@ -80,15 +78,13 @@ class Desk:
     def versions(self, newest: str) -> list[list[str]]:
         """The table of versions, once that one is on top of it."""
         first = self.page.locator('table[data-key="versions"] tbody tr').first
-        expect(first).to_contain_text(newest, timeout=PATIENCE_MS)
+        expect(first).to_contain_text(newest)
         return cells(self.page, "versions")
 
     def save(self, text: str) -> None:
         self.write(text, "valid")
         self.click("Save as a new version")
-        expect(self.page.get_by_text(f"Version {policy_hash(text)} is saved")).to_be_visible(
-            timeout=PATIENCE_MS
-        )
+        expect(self.page.get_by_text(f"Version {policy_hash(text)} is saved").first).to_be_visible()
 
 
 @pytest.fixture(scope="module")
@@ -116,11 +112,11 @@ def desk(browser: Browser, served: tuple[str, str, list[Exchange]]) -> Desk:
     page.on("pageerror", lambda error: made.complaints.append(str(error)))
     page.on("console", lambda it: made.complaints.append(it.text) if it.type == "error" else None)
     page.get_by_role("link", name="Policies", exact=True).click()
-    expect(page.get_by_text("Read only")).to_be_visible(timeout=PATIENCE_MS)
+    expect(page.get_by_text("Read only").first).to_be_visible()
     page.get_by_role("link", name="sign in", exact=True).click()
     page.get_by_label("API key").fill(ADMIN_KEY)
     page.get_by_role("button", name="Sign in").click()
-    expect(made.editor).to_have_value(POLICY, timeout=PATIENCE_MS)
+    expect(made.editor).to_have_value(POLICY)
     made.complaints.clear()  # opened by its own address, a page asks for what is not there: Streamlit's way
     return made
 
@@ -156,12 +152,12 @@ def test_a_policy_is_corrected_compared_saved_and_rolled_back(desk: Desk) -> Non
 
     desk.choose("policy_version", before)
     expect(page.locator(".st-key-panel_policy_versions .sg-added")).to_have_text(
-        "+      - {target: engine, weight: 0.4}"
+        ["+      - {target: engine, weight: 0.4}"]
     )
     desk.click("Roll back to it …")
     assert desk.ask("GET", "")["hash"] == now["hash"]  # not before it was confirmed
     desk.click("Yes, roll back")
-    expect(page.get_by_text(f"Rolled back to {before}")).to_be_visible(timeout=PATIENCE_MS)
+    expect(page.get_by_text(f"Rolled back to {before}").first).to_be_visible()
     assert desk.ask("GET", "")["yaml"] == POLICY
     expect(desk.editor).to_have_value(POLICY)
     assert desk.versions(before)[0][1:4] == [before, "in force", "suite, rolled back"]
@@ -177,7 +173,7 @@ def test_what_somebody_else_published_meanwhile_is_shown_and_not_written_over(de
     page = desk.page
     desk.write(MORE_ENGINE, "valid")
     theirs = desk.ask("PUT", "", {"yaml": ONLY_ENGINE})["hash"]
-    expect(page.get_by_text("Another version was published meanwhile")).to_be_visible(timeout=PATIENCE_MS)
+    expect(page.get_by_text("Another version was published meanwhile").first).to_be_visible()
     expect(page.get_by_role("button", name="Save as a new version")).to_be_disabled()
     expect(desk.editor).to_have_value(MORE_ENGINE)
     assert desk.ask("GET", "")["hash"] == theirs
@@ -195,7 +191,7 @@ def test_a_page_left_open_saves_nothing_once_its_reader_has_signed_out(desk: Des
     desk.write(MORE_ENGINE, "valid")
     desk.page.context.request.get(f"{desk.dashboard}/sign-out")  # as in another tab
     desk.click("Save as a new version")
-    expect(desk.page.get_by_text("Read only")).to_be_visible(timeout=PATIENCE_MS)
+    expect(desk.page.get_by_text("Read only").first).to_be_visible()
     assert desk.ask("GET", "")["yaml"] == POLICY
 
 
@@ -217,9 +213,8 @@ def test_a_request_is_explained_by_the_text_and_by_what_is_in_force(desk: Desk) 
         body = {"request": request, "headers": headers, "policy": policy}
         decision = desk.ask("POST", "/explain", body)
         panel = page.locator(".st-key-panel_policy_explain")
-        expect(panel.locator(".sg-facts")).to_contain_text(decision["policy_hash"], timeout=PATIENCE_MS)
-        expect(panel.locator(".sg-facts")).to_contain_text("support (declared)")
-        expect(panel.locator(".sg-sentence")).to_contain_text(decision["reason"].partition(",")[0])
+        wait_for_words(panel.locator(".sg-facts"), decision["policy_hash"], "support (declared)")
+        wait_for_words(panel.locator(".sg-sentence"), decision["reason"].partition(",")[0])
         expect(page.locator('table[data-key="candidates"] tbody tr')).to_have_count(len(targets))
         rows = cells(page, "candidates")
         assert [row[0].split()[-1] for row in rows] == [it["target"] for it in decision["candidates"]]
@@ -228,10 +223,10 @@ def test_a_request_is_explained_by_the_text_and_by_what_is_in_force(desk: Desk) 
         assert [first_number(row[2]) for row in rows] == pytest.approx(scores, rel=0.1)  # what is known ages
     page.get_by_label("Request body").fill("{")
     desk.click("Explain")
-    expect(page.get_by_text("The body is not JSON")).to_be_visible(timeout=PATIENCE_MS)
+    expect(page.get_by_text("The body is not JSON").first).to_be_visible()
     page.get_by_label("Request body").fill(json.dumps(request | {"user": "\ud83d", "top_p": float("nan")}))
     desk.click("Explain")
-    expect(page.get_by_text("surrogates not allowed")).to_be_visible(timeout=PATIENCE_MS)
+    expect(page.get_by_text("surrogates not allowed").first).to_be_visible()
     assert_sound(desk)
 
 
@@ -253,9 +248,8 @@ def test_a_replay_says_what_would_have_gone_where_and_how_it_would_have_done(des
     found = desk.ask("POST", "/replay", {"yaml": ONLY_ENGINE, "since_s": 86_400})
     (report,) = [it for it in found["shapes"] if it["shape"] == "support"]
     figures = [name for name in tables.FIGURES if report["old"][name] is not None]
-    expect(page.locator('table[data-key="outcomes"]')).to_contain_text(
-        tables.estimate("completion_p95_s", report["old"]["completion_p95_s"])
-    )
+    shown_p95 = tables.estimate("completion_p95_s", report["old"]["completion_p95_s"])
+    wait_for_words(page.locator('table[data-key="outcomes"]'), shown_p95)
     shown = cells(page, "outcomes")
     for row, name in zip(shown, figures, strict=True):
         assert row[:3] == [
