@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from collections.abc import Sequence as Ordered
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import torch
@@ -156,13 +159,22 @@ def _check_identity(folder: Path, identity: dict[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "features.json"
     if not path.exists():
-        path.write_text(json.dumps(identity), encoding="utf-8")
+        _write_first(path, json.dumps(identity))
     stored = json.loads(path.read_text(encoding="utf-8"))
     differing = [name for name, value in identity.items() if stored.get(name) != value]
     if differing:
         raise StartError(
             f"{folder} holds features of another {', '.join(differing)}: name another folder, or delete it"
         )
+
+
+def _write_first(path: Path, text: str) -> None:
+    """Whole at once, and the first one stays, of the processes that begin together."""
+    scratch = path.with_name(f".{path.name}.{uuid4().hex}")
+    scratch.write_text(text, encoding="utf-8")
+    with suppress(FileExistsError):
+        os.link(scratch, path)
+    scratch.unlink()
 
 
 def _mapped(path: Path, shape: tuple[int, ...], dtype: type[np.generic]) -> np.ndarray:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -80,6 +82,27 @@ class Counting:
     def __getattr__(self, name: str) -> Any:
         self.num_forwards += name == "forward"
         return getattr(self._model, name)
+
+
+def test_processes_that_begin_together_share_a_folder(
+    toy: tuple[Any, Llama], answers: Answers, tmp_path: Path
+) -> None:
+    together = threading.Barrier(4)
+
+    def begin(folder: Path) -> FeatureStore:
+        together.wait()
+        return FeatureStore(folder, answers, toy[1], LAYER_IDS)
+
+    with ThreadPoolExecutor(4) as threads:
+        for number in range(25):
+            folder = tmp_path / str(number)
+            list(threads.map(begin, [folder] * 4))
+            assert sorted(path.name for path in folder.iterdir()) == [
+                "features.json",
+                "is_there.bin",
+                "log_norms.bin",
+                "rows.bin",
+            ]
 
 
 def test_features_of_other_answers_or_layers_are_refused(
