@@ -60,10 +60,12 @@ def running_browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def browser(running_browser: Browser) -> Iterator[Browser]:
-    """The browser, without the pages of other tests: a page left open would go on refreshing."""
+    """The browser; what a test opens is closed after it, as a page left open would go on refreshing."""
+    before = list(running_browser.contexts)
     yield running_browser
     for context in running_browser.contexts:
-        context.close()
+        if context not in before:
+            context.close()
 
 
 @pytest.fixture

@@ -60,9 +60,18 @@ def written(busy: Busy) -> list[Exchange]:
     return busy.written
 
 
+@pytest.fixture(scope="module")
+def looked_at(running_browser: Browser, busy: Busy) -> Iterator[Page]:
+    """The overview with traffic, drawn once, for tests that leave it as it is."""
+    page = open_page(running_browser, f"{busy.url}/?live=false")
+    wait_until_drawn(page)
+    yield page
+    page.context.close()
+
+
 @pytest.fixture
 def page(browser: Browser, busy: Busy) -> Page:
-    """The overview with traffic, drawn."""
+    """The same, live, for a test that goes on from there."""
     page = open_page(browser, busy.url)
     wait_until_drawn(page)
     return page
@@ -120,39 +129,45 @@ def assert_no_exception(page: Page) -> None:
     assert page.locator(".stException").count() == 0
 
 
-def test_the_figures_are_those_of_the_exchanges(page: Page, written: list[Exchange]) -> None:
+def test_the_figures_are_those_of_the_exchanges(looked_at: Page, written: list[Exchange]) -> None:
     ttfts = [made.ttft_s for made in written if made.ttft_s is not None]
     whole = [made.total_s for made in written if made.status == 200]
     late = sum(made.timed_out is not None for made in written)
     cost = sum(float(made.record()["exchange"]["cost_usd"]) for made in written)
-    assert value(page, "calls") == len(written)
+    assert value(looked_at, "calls") == len(written)
     failed = sum(made.status >= 400 for made in written)
-    assert value(page, "error_rate") == pytest.approx(100 * failed / len(written), abs=0.05)
+    assert value(looked_at, "error_rate") == pytest.approx(100 * failed / len(written), abs=0.05)
     p95 = np.percentile(ttfts, 95, method="inverted_cdf")
-    assert value(page, "ttft") == pytest.approx(p95, abs=0.005 + 0.01 * p95)
-    assert ("within 1.5 s" if p95 < 1.5 else "over 1.5 s") in card(page, "ttft")
+    assert value(looked_at, "ttft") == pytest.approx(p95, abs=0.005 + 0.01 * p95)
+    assert ("within 1.5 s" if p95 < 1.5 else "over 1.5 s") in card(looked_at, "ttft")
     p95 = np.percentile(whole, 95, method="inverted_cdf")
-    assert value(page, "completion_p95") == pytest.approx(p95, rel=0.01, abs=0.05)
-    assert value(page, "timeout_rate") == pytest.approx(100 * late / len(written), abs=0.05)
-    assert ("within 0.5 %" if late / len(written) <= 0.005 else "over 0.5 %") in card(page, "timeout_rate")
-    assert value(page, "cost") == pytest.approx(cost, rel=0.005)
-    assert_no_exception(page)
+    assert value(looked_at, "completion_p95") == pytest.approx(p95, rel=0.01, abs=0.05)
+    assert value(looked_at, "timeout_rate") == pytest.approx(100 * late / len(written), abs=0.05)
+    assert ("within 0.5 %" if late / len(written) <= 0.005 else "over 0.5 %") in card(
+        looked_at, "timeout_rate"
+    )
+    assert value(looked_at, "cost") == pytest.approx(cost, rel=0.005)
+    assert_no_exception(looked_at)
 
 
-def test_cost_per_completed_task_equals_all_costs_by_tasks_done(page: Page, written: list[Exchange]) -> None:
+def test_cost_per_completed_task_equals_all_costs_by_tasks_done(
+    looked_at: Page, written: list[Exchange]
+) -> None:
     names = {made.task_id for made in written if made.task_id}
     tasks = len(names) + sum(
         made.task_id is None for made in written
     )  # one that names none is a task of its own
     done = sum(number % 6 in (0, 1, 3, 5) for number in range(len(names)))
     cost = sum(float(made.record()["exchange"]["cost_usd"]) for made in written)
-    assert value(page, "cost_per_task") == pytest.approx(cost / done, rel=0.005)
-    assert f"{done} of {tasks} tasks done" in card(page, "cost_per_task")
-    assert [row[0] for row in cells(page, "by-workflow")] == ["(no workflow)", "triage"]
+    assert value(looked_at, "cost_per_task") == pytest.approx(cost / done, rel=0.005)
+    assert f"{done} of {tasks} tasks done" in card(looked_at, "cost_per_task")
+    assert [row[0] for row in cells(looked_at, "by-workflow")] == ["(no workflow)", "triage"]
 
 
-def test_the_tables_list_every_target_and_shape_with_its_samples(page: Page, written: list[Exchange]) -> None:
-    rows = {row[0]: row for row in cells(page, "by-target")}
+def test_the_tables_list_every_target_and_shape_with_its_samples(
+    looked_at: Page, written: list[Exchange]
+) -> None:
+    rows = {row[0]: row for row in cells(looked_at, "by-target")}
     for name in traffic.MODELS:
         mine = [made for made in written if made.attempts[-1].target == name]
         ttfts = [made.ttft_s for made in mine if made.ttft_s is not None]
@@ -161,12 +176,12 @@ def test_the_tables_list_every_target_and_shape_with_its_samples(page: Page, wri
         p95 = np.percentile(ttfts, 95, method="inverted_cdf")
         assert first_number(rows[name][5]) == pytest.approx(p95, abs=0.005 + 0.01 * p95)
         assert ("*" in rows[name][5]) == (len(ttfts) < 20)
-    assert {row[0] for row in cells(page, "by-shape")} == set(traffic.PLACES)
+    assert {row[0] for row in cells(looked_at, "by-shape")} == set(traffic.PLACES)
 
 
-def test_the_limits_are_drawn(page: Page) -> None:
+def test_the_limits_are_drawn(looked_at: Page) -> None:
     for key, label in (("ttft", "1.5 s"), ("timeouts", "0.5 %")):
-        chart = page.locator(f".st-key-chart_{key}")
+        chart = looked_at.locator(f".st-key-chart_{key}")
         expect(chart.locator(".shapelayer path")).to_have_count(1)
         # A list waits until there is one: at each refresh the old chart stands beside the new for a moment.
         expect(chart.locator(".annotation-text")).to_have_text([label])
@@ -228,9 +243,9 @@ def test_a_refused_policy_is_shown_with_file_line_and_key(own_page: Page, writer
     expect(box).to_have_count(0)
 
 
-def test_disabled_targets_and_engines_are_listed(page: Page) -> None:
-    wait_for_words(page.locator('table[data-key="targets"]'), "GPU_POOL_KEY is not set")
-    engine = page.locator('table[data-key="engines"] tbody tr')
+def test_disabled_targets_and_engines_are_listed(looked_at: Page) -> None:
+    wait_for_words(looked_at.locator('table[data-key="targets"]'), "GPU_POOL_KEY is not set")
+    engine = looked_at.locator('table[data-key="engines"] tbody tr')
     wait_for_words(engine, "3 of 16", "42.0 %", "118", "2.37")
 
 
