@@ -46,6 +46,13 @@ def panel(name: str) -> st.delta_generator.DeltaGenerator:
     return st.container(border=True, key=f"panel_{name}")
 
 
+def place(is_used: bool) -> st.delta_generator.DeltaGenerator:
+    """Where something stands at times. Emptied outright when it is not used: what is merely left out stays on the
+    page when another fragment's turn begins before the browser was told of the end of this one.
+    """
+    return st.container() if is_used else st.empty()
+
+
 def chart(figure: go.Figure, key: str) -> None:
     st.plotly_chart(figure, key=f"chart_{key}", config={"displayModeBar": False, "responsive": True})
 

@@ -42,8 +42,7 @@ def _content(ledger: Engine, view: View) -> None:
     gateway, mine = Gateway(reader.key), draft(in_force)
     mistakes, trouble = _checked(gateway, mine.text)
     page.show(tables.top_row(in_force, mine, mistakes, page.now()))
-    with st.container():  # there in any case, so that what follows keeps its place
-        _say(trouble)
+    _say(trouble)
     _editor(mine, in_force, mistakes)
     trials.explain(gateway, ledger, mine)
     trials.replay(gateway, ledger, mine)
@@ -84,11 +83,13 @@ def _checked(gateway: Gateway, text: str) -> tuple[list[Mistake] | None, str | N
 
 
 def _say(trouble: str | None) -> None:
-    if trouble is not None:
-        page.show(markup.box("bad", "The text cannot be checked", trouble))
+    with page.place(trouble is not None):
+        if trouble is not None:
+            page.show(markup.box("bad", "The text cannot be checked", trouble))
     said = st.session_state.get(SAID)
-    if said is not None:
-        page.show(markup.box(*said))
+    with page.place(said is not None):
+        if said is not None:
+            page.show(markup.box(*said))
 
 
 def _editor(mine: Draft, in_force: Version, mistakes: list[Mistake] | None) -> None:
@@ -96,7 +97,7 @@ def _editor(mine: Draft, in_force: Version, mistakes: list[Mistake] | None) -> N
     with page.panel("policy_editor"):
         note = markup.join(["made from ", markup.code(mine.base.hash[: tables.HASH_CHARS])])
         page.show(markup.heading("policy.yaml", note))
-        with st.container():
+        with page.place(is_behind):
             if is_behind:
                 _meanwhile(mine, in_force)
         with st.container(key="charts_policy"):
@@ -142,9 +143,10 @@ def _rebase(mine: Draft, in_force: Version) -> None:
 
 
 def _beside(mine: Draft, in_force: Version, mistakes: list[Mistake] | None) -> None:
-    if mistakes:
-        page.show(markup.heading("Mistakes", "of your text"))
-        page.show(tables.mistakes(mistakes))
+    with page.place(bool(mistakes)):
+        if mistakes:
+            page.show(markup.heading("Mistakes", "of your text"))
+            page.show(tables.mistakes(mistakes))
     lines = differences.differences(in_force.yaml, mine.text)
     page.show(
         markup.heading("Differences", markup.join(["from ", markup.code(in_force.hash[: tables.HASH_CHARS])]))
@@ -195,30 +197,41 @@ def _versions(ledger: Engine, in_force: Version, mine: Draft | None) -> None:
             key="policy_version",
         )
         shown = queries.version(ledger, chosen) if chosen else None
-        if shown is not None:
-            _version(shown, in_force, mine)
+        with page.place(shown is not None):
+            if shown is not None:
+                _version(shown, in_force, mine)
 
 
 def _version(shown: Version, in_force: Version, mine: Draft | None) -> None:
-    if shown.error is not None:
-        page.show(markup.box("bad", "This text was refused", markup.pre(shown.error)))
-    if shown.id != in_force.id:
-        lines = differences.differences(in_force.yaml, shown.yaml)
-        page.show(markup.heading("Differences", "from the version in force to this one"))
-        page.show(differences.drawn(lines) if lines else markup.muted("None: the same text."))
+    with page.place(shown.error is not None):
+        if shown.error is not None:
+            page.show(markup.box("bad", "This text was refused", markup.pre(shown.error)))
+    with page.place(shown.id != in_force.id):
+        if shown.id != in_force.id:
+            lines = differences.differences(in_force.yaml, shown.yaml)
+            page.show(markup.heading("Differences", "from the version in force to this one"))
+            page.show(differences.drawn(lines) if lines else markup.muted("None: the same text."))
     st.code(shown.yaml, language="yaml", line_numbers=True)
     if mine is None:
         return
     with st.container(horizontal=True, key="policy_version_actions"):
         st.button("Edit this text", on_click=mine.put, args=(in_force, shown.yaml))
-        if shown.error is None and shown.hash != in_force.hash:
-            st.button("Roll back to it …", on_click=_ask, args=(shown.id,))
-    if st.session_state.get(_ASKED) == shown.id:
-        body = f"{shown.hash[: tables.HASH_CHARS]} would be in force on every gateway within 3 s."
-        page.show(markup.box("info", "Roll back?", body))
-        with st.container(horizontal=True, key="policy_rollback_actions"):
-            st.button("Yes, roll back", type="primary", on_click=_roll_back, args=(shown, in_force))
-            st.button("Cancel", on_click=_ask, args=(None,))
+        may_roll_back = shown.error is None and shown.hash != in_force.hash
+        with page.place(may_roll_back):
+            if may_roll_back:
+                st.button("Roll back to it …", on_click=_ask, args=(shown.id,))
+    is_asked = st.session_state.get(_ASKED) == shown.id
+    with page.place(is_asked):
+        if is_asked:
+            _confirm(shown, in_force)
+
+
+def _confirm(shown: Version, in_force: Version) -> None:
+    body = f"{shown.hash[: tables.HASH_CHARS]} would be in force on every gateway within 3 s."
+    page.show(markup.box("info", "Roll back?", body))
+    with st.container(horizontal=True, key="policy_rollback_actions"):
+        st.button("Yes, roll back", type="primary", on_click=_roll_back, args=(shown, in_force))
+        st.button("Cancel", on_click=_ask, args=(None,))
 
 
 def _ask(version_id: str | None) -> None:

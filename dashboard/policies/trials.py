@@ -76,19 +76,24 @@ def _pair(written: str) -> tuple[str, str]:
 
 
 def _show_explained(answer: Answer | None, ledger: Engine) -> None:
-    if answer is None:
-        return
-    decision, trouble = answer
-    if decision is None:
-        page.show(markup.box("bad", "Not explained", trouble or ""))
-        return
+    decision, trouble = answer or (None, None)
+    with page.place(trouble is not None):
+        if trouble is not None:
+            page.show(markup.box("bad", "Not explained", trouble))
+    with page.place(decision is not None):
+        if decision is not None:
+            _show_decision(decision, ledger)
+
+
+def _show_decision(decision: dict[str, Any], ledger: Engine) -> None:
     colour = _colours(ledger, explanation.targets_named(decision))
     page.show(explanation.sentence(decision))
     page.show(markup.facts(_facts(decision)))
     page.show(explanation.candidates(decision, colour))
-    if decision.get("rejections"):
-        page.show(markup.heading("Passed over"))
-        page.show(explanation.rejections(decision, colour))
+    with page.place(bool(decision.get("rejections"))):
+        if decision.get("rejections"):
+            page.show(markup.heading("Passed over"))
+            page.show(explanation.rejections(decision, colour))
 
 
 def _facts(decision: Mapping[str, Any]) -> list[tuple[str, Content]]:
@@ -122,13 +127,17 @@ def replay(gateway: Gateway, ledger: Engine, mine: Draft) -> None:
                 with st.spinner("Deciding the calls anew …"):
                     st.session_state["policy_replayed"] = _replayed(gateway, mine.text, _BACK_S[str(back)])
         answer: Answer | None = st.session_state.get("policy_replayed")
-        if answer is None:
-            return
-        found, trouble = answer
-        if found is None:
-            page.show(markup.box("bad", "Not replayed", trouble or ""))
-        else:
-            _show_replayed(found, ledger)
+        found, trouble = answer or (None, None)
+        with page.place(trouble is not None):
+            if trouble is not None:
+                page.show(markup.box("bad", "Not replayed", trouble))
+        num_calls = found["all"]["calls"] if found is not None else None
+        with page.place(num_calls == 0):
+            if num_calls == 0:
+                page.show(markup.muted("No call of that span can be decided anew."))
+        with page.place(bool(num_calls)):
+            if found is not None and num_calls:
+                _show_replayed(found, ledger)
 
 
 def _replayed(gateway: Gateway, text: str, since_s: float) -> Answer:
@@ -140,9 +149,6 @@ def _replayed(gateway: Gateway, text: str, since_s: float) -> Answer:
 
 def _show_replayed(found: dict[str, Any], ledger: Engine) -> None:
     reports = {report["shape"]: report for report in [found["all"], *found["shapes"]]}
-    if not found["all"]["calls"]:
-        page.show(markup.muted("No call of that span can be decided anew."))
-        return
     page.show(tables.replay_row(found))
     colour = _colours(
         ledger, {name for it in found["shapes"] for old, new, _ in it["moves"] for name in (old, new)}
@@ -157,8 +163,9 @@ def _show_replayed(found: dict[str, Any], ledger: Engine) -> None:
         )
     )
     page.export(tables.exported(reports.values()), "policy_replay")
-    for note in found["notes"]:
-        page.show(markup.muted(note))
+    with page.place(bool(found["notes"])):
+        if found["notes"]:
+            page.show(markup.join(map(markup.muted, found["notes"]), "<br>"))
 
 
 def _colours(ledger: Engine, seen: set[str]) -> dict[str, str]:
